@@ -1,0 +1,1 @@
+"""Shared code of whisper-offline-training; the scripts at the root are its only callers."""

@@ -1,0 +1,1 @@
+"""Code that runs where there is a network: sources, preparation, model download."""

@@ -1,0 +1,1 @@
+"""Code that both halves use: audio, text, features, the bundle, the command line."""

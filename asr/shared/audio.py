@@ -1,0 +1,99 @@
+"""Audio: any file in, 16 kHz mono float32 out; FLAC bytes for storage."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SAMPLE_RATE = 16_000
+
+
+class AudioError(Exception):
+    """The audio cannot be used; the message says why."""
+
+
+def load_audio(source: str | os.PathLike[str] | bytes) -> np.ndarray:
+    """Decode a file or its bytes.
+
+    Args:
+        source: path, or the bytes of a file; every format that libsndfile or FFmpeg's libraries read.
+
+    Returns:
+        float32 in [-1, 1], mono, 16 kHz, shape (samples,).
+
+    Raises:
+        AudioError: missing, empty, not audio, or broken.
+    """
+    data = source if isinstance(source, bytes) else _read_file(Path(source))
+    if not data:
+        raise AudioError("the file is empty")
+    waveform, rate = _decode(data)
+    if waveform.size == 0:
+        raise AudioError("the file holds no audio samples")
+    mono = waveform.mean(axis=1) if waveform.ndim == 2 else waveform
+    return resample(mono, rate)
+
+
+def resample(waveform: np.ndarray, rate: int) -> np.ndarray:
+    """Bring mono float32 audio of `rate` Hz to 16 kHz with soxr at high quality."""
+    import numpy as np
+
+    if rate == SAMPLE_RATE:
+        return np.ascontiguousarray(waveform, dtype=np.float32)
+    import soxr
+
+    return soxr.resample(waveform.astype(np.float32, copy=False), rate, SAMPLE_RATE, quality="HQ")
+
+
+def encode_flac(waveform: np.ndarray) -> bytes:
+    """Store 16 kHz mono float32 audio as 16-bit FLAC."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise AudioError("the file does not exist") from None
+    except OSError as error:
+        raise AudioError(f"the file cannot be read: {error.strerror}") from None
+
+
+def _decode(data: bytes) -> tuple[np.ndarray, int]:
+    import soundfile
+
+    try:
+        return soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError):
+        return _decode_with_ffmpeg(data)
+
+
+def _decode_with_ffmpeg(data: bytes) -> tuple[np.ndarray, int]:
+    """Decode what libsndfile does not know (m4a, aac, webm, mp4) with PyAV, which carries FFmpeg's libraries."""
+    import av
+    import numpy as np
+
+    try:
+        with av.open(io.BytesIO(data)) as container:
+            if not container.streams.audio:
+                raise AudioError("the file holds no audio stream")
+            stream = container.streams.audio[0]
+            to_float = av.AudioResampler(format="flt", layout="mono")
+            frames = [part for frame in container.decode(stream) for part in to_float.resample(frame)]
+            frames += to_float.resample(None)
+            chunks = [frame.to_ndarray().reshape(-1) for frame in frames]
+            rate = stream.rate
+    except (av.FFmpegError, ValueError) as error:
+        raise AudioError(f"the file cannot be decoded: {str(error).splitlines()[0]}") from None
+    if not chunks:
+        raise AudioError("the file holds no audio samples")
+    return np.concatenate(chunks), int(rate)

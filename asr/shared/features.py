@@ -1,0 +1,89 @@
+"""Log-mel spectrograms as Whisper defines them, computed for the real length of the audio only.
+
+Reference: Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision" (2022), section 2.2.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from asr.shared.audio import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    import torch
+
+N_FFT = 400
+HOP_LENGTH = 160
+FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH
+MIN_POWER = 1e-10
+DYNAMIC_RANGE = 8.0
+
+
+class LogMel:
+    """Turns waveforms into the log-mel windows that Whisper's encoder reads.
+
+    Args:
+        num_mel_bins: 80, or 128 for large-v3 and turbo; `config.num_mel_bins` of the model.
+        window_frames: frames of the encoder's window, twice `config.max_source_positions` (3,000 = 30 s).
+        device: where the work is done and the result lies.
+    """
+
+    def __init__(self, num_mel_bins: int = 80, window_frames: int = 3000, device: str = "cpu") -> None:
+        import torch
+        from transformers.audio_utils import mel_filter_bank
+
+        filters = mel_filter_bank(
+            num_frequency_bins=1 + N_FFT // 2,
+            num_mel_filters=num_mel_bins,
+            min_frequency=0.0,
+            max_frequency=SAMPLE_RATE / 2,
+            sampling_rate=SAMPLE_RATE,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        self.filters = torch.from_numpy(filters).to(device, torch.float32).T.contiguous()
+        self.hann = torch.hann_window(N_FFT, device=device)
+        self.window_frames = window_frames
+        self.device = device
+
+    @property
+    def window_samples(self) -> int:
+        """Samples at 16 kHz that one encoder window holds."""
+        return self.window_frames * HOP_LENGTH
+
+    def __call__(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Return the log-mel windows of waveforms.
+
+        Args:
+            waveform: float32 in [-1, 1] at 16 kHz, shape (samples,) or (batch, samples); shorter ones of a batch
+                end in zeros.
+
+        Returns:
+            float32, shape (num_mel_bins, window_frames) or (batch, num_mel_bins, window_frames): bit for bit what
+            WhisperFeatureExtractor gives after padding to the window, at the cost of the real length.
+
+        Raises:
+            ValueError: the waveform is longer than the window.
+        """
+        import torch
+
+        samples = waveform.shape[-1]
+        if samples > self.window_samples:
+            raise ValueError(f"{samples / SAMPLE_RATE:.2f} s of audio do not fit a window of {self.window_s:g} s")
+        # One analysis window of silence behind the speech: every later frame holds silence alone.
+        silence = min(N_FFT, self.window_samples - samples)
+        padded = torch.nn.functional.pad(waveform.to(self.device), (0, silence))
+        stft = torch.stft(padded, N_FFT, HOP_LENGTH, window=self.hann, return_complex=True)
+        power = stft[..., :-1].abs() ** 2
+        log_mel = torch.clamp(self.filters @ power, min=MIN_POWER).log10()
+        log_mel = torch.nn.functional.pad(
+            log_mel, (0, self.window_frames - log_mel.shape[-1]), value=math.log10(MIN_POWER)
+        )
+        floor = log_mel.amax(dim=(-2, -1), keepdim=True) - DYNAMIC_RANGE
+        return (torch.maximum(log_mel, floor) + 4.0) / 4.0
+
+    @property
+    def window_s(self) -> float:
+        """Seconds that one encoder window holds."""
+        return self.window_frames / FRAMES_PER_SECOND

@@ -1,0 +1,278 @@
+"""A tiny Whisper trained from scratch: the real architecture, a tokenizer of one token a Hangul syllable.
+
+Training has two stages. The first reads single clips in short windows, where attention forms quickly with the help
+of an auxiliary CTC loss on the encoder (dropped afterwards). The second reads full 30 s windows, padded or packed
+with several clips, some labelled with timestamps, so that the model works wherever Whisper works.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from asr.shared.audio import SAMPLE_RATE
+from asr.shared.features import LogMel
+
+if TYPE_CHECKING:
+    from transformers import WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer
+
+IGNORE = -100
+FULL_POSITIONS = 1500
+SHORT_POSITIONS = 256
+SAMPLES_PER_POSITION = 320
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One spoken sentence: int16 samples at 16 kHz and what was said."""
+
+    samples: np.ndarray
+    text: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training: window length in encoder positions, windows a step, steps, weight of the CTC loss."""
+
+    positions: int
+    batch: int
+    steps: int
+    peak_learning_rate: float
+    ctc_weight: float
+
+
+STAGES = [Stage(SHORT_POSITIONS, 64, 6000, 1.5e-3, 0.5), Stage(FULL_POSITIONS, 32, 5000, 7e-4, 0.3)]
+
+
+def build_tokenizer(sentences: list[str]) -> WhisperTokenizer:
+    """Byte-level BPE whose only merges build one Hangul syllable from its three bytes, then Whisper's own tokens."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import AddedToken, WhisperTokenizer
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    alphabet = sorted(ByteLevel.alphabet())
+    splitter = ByteLevel(add_prefix_space=False, use_regex=False)
+    syllables = sorted({char for text in sentences for char in text if not char.isspace()})
+    spelled = [splitter.pre_tokenize_str(syllable)[0][0] for syllable in syllables]
+    pairs = sorted({(s[0], s[1]) for s in spelled}) + [(s[:2], s[2]) for s in spelled]
+    tokens = alphabet + ["".join(pair) for pair in pairs]
+    tokenizer = WhisperTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs)
+    languages = [f"<|{code}|>" for code in LANGUAGES if code != "yue"]
+    names = ["startoftranscript", *(code[2:-2] for code in languages), "translate", "transcribe", "startoflm"]
+    names += ["startofprev", "nocaptions", "notimestamps"]
+    tokenizer.add_special_tokens({"extra_special_tokens": [f"<|{name}|>" for name in names]})
+    tokenizer.add_tokens([AddedToken(f"<|{i * 0.02:.2f}|>", normalized=False) for i in range(1501)])
+    return tokenizer
+
+
+def build_model(tokenizer: WhisperTokenizer, seed: int) -> WhisperForConditionalGeneration:
+    """A random-initialised Whisper of 4 + 2 layers, d_model 128, with a complete generation configuration."""
+    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+
+    torch.manual_seed(seed)
+    token = tokenizer.convert_tokens_to_ids
+    end = tokenizer.eos_token_id
+    special = {
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
+        "decoder_start_token_id": token("<|startoftranscript|>"),
+    }
+    config = WhisperConfig(
+        vocab_size=len(tokenizer),
+        d_model=128,
+        encoder_layers=4,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=512,
+        decoder_ffn_dim=512,
+        dropout=0.1,
+        max_source_positions=FULL_POSITIONS,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        **special,
+    )
+    model = WhisperForConditionalGeneration(config)
+    languages = [t for t in tokenizer.all_special_tokens if len(t) in (6, 7) and t.startswith("<|")]
+    model.generation_config = GenerationConfig(
+        **special,
+        alignment_heads=[[1, head] for head in range(4)],
+        begin_suppress_tokens=[token("Ġ"), end],
+        is_multilingual=True,
+        lang_to_id={t: token(t) for t in languages},
+        task_to_id={"transcribe": token("<|transcribe|>"), "translate": token("<|translate|>")},
+        max_initial_timestamp_index=50,
+        max_length=448,
+        no_timestamps_token_id=token("<|notimestamps|>"),
+        prev_sot_token_id=token("<|startofprev|>"),
+        return_timestamps=False,
+        suppress_tokens=[],
+    )
+    return model
+
+
+def train(
+    model: WhisperForConditionalGeneration,
+    processor: WhisperProcessor,
+    clips: list[Clip],
+    stages: list[Stage],
+    seed: int,
+    device: str,
+) -> None:
+    """Train `model` in place through `stages`."""
+    trainer = _Trainer(model, processor.tokenizer, clips, seed, device)
+    for stage in stages:
+        trainer.run(stage)
+    set_positions(model, FULL_POSITIONS)
+    model.config.dropout = 0.0
+    model.eval()
+
+
+def set_positions(model: WhisperForConditionalGeneration, positions: int) -> None:
+    """Give the encoder a window of `positions` x 20 ms: its position embeddings are sinusoids, so any prefix works."""
+    encoder = model.model.encoder
+    table = torch.nn.Embedding(positions, model.config.d_model)
+    with torch.no_grad():
+        table.weight.copy_(_sinusoids(positions, model.config.d_model))
+    encoder.embed_positions = table.requires_grad_(False).to(model.device)
+    encoder.max_source_positions = model.config.max_source_positions = positions
+
+
+def _sinusoids(length: int, channels: int) -> torch.Tensor:
+    from transformers.models.whisper.modeling_whisper import sinusoids
+
+    return sinusoids(length, channels)
+
+
+class _Trainer:
+    def __init__(self, model, tokenizer, clips: list[Clip], seed: int, device: str) -> None:
+        self.model = model.to(device).train()
+        self.labels = LabelMaker(tokenizer)
+        self.clips = clips
+        self.rng = random.Random(seed)
+        self.device = device
+        torch.manual_seed(seed)
+        self.blank = tokenizer.eos_token_id
+        self.ctc_head = torch.nn.Linear(model.config.d_model, self.blank + 1).to(device)
+
+    def run(self, stage: Stage) -> None:
+        set_positions(self.model, stage.positions)
+        log_mel = LogMel(self.model.config.num_mel_bins, 2 * stage.positions, self.device)
+        parameters = [p for p in self.model.parameters() if p.requires_grad] + list(self.ctc_head.parameters())
+        optimizer = torch.optim.AdamW(parameters, lr=stage.peak_learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, stage.steps))
+        began = time.monotonic()
+        for step in range(1, stage.steps + 1):
+            windows = [self._window(stage.positions) for _ in range(stage.batch)]
+            loss, ctc = self._loss(windows, log_mel)
+            optimizer.zero_grad(set_to_none=True)
+            (loss + stage.ctc_weight * ctc).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            if step % 200 == 0 or step == stage.steps:
+                seconds = time.monotonic() - began
+                print(f"step {step}/{stage.steps} loss {loss:.4f} ctc {ctc:.4f} {seconds:.0f} s", flush=True)
+
+    def _window(self, positions: int) -> tuple[np.ndarray, list[tuple[float, float, str]]]:
+        """Lay clips end to end: one in a short window, one to a window full of them in a long one."""
+        limit = positions * SAMPLES_PER_POSITION
+        most = 1 if positions < FULL_POSITIONS or self.rng.random() < 0.3 else self.rng.randint(2, 14)
+        waveform = np.zeros(limit, dtype=np.float32)
+        at = int(self.rng.uniform(0, 0.4) * SAMPLE_RATE) if most > 1 else 0
+        segments: list[tuple[float, float, str]] = []
+        while len(segments) < most:
+            clip = self.rng.choice(self.clips)
+            if at + len(clip.samples) > limit:
+                if segments:
+                    break
+                continue
+            waveform[at : at + len(clip.samples)] = clip.samples * (self.rng.uniform(0.3, 1.0) / 32768)
+            segments.append((at / SAMPLE_RATE, (at + len(clip.samples)) / SAMPLE_RATE, clip.text))
+            at += len(clip.samples) + int(self.rng.uniform(0.05, 0.6) * SAMPLE_RATE)
+        return waveform, segments
+
+    def _loss(self, windows, log_mel: LogMel) -> tuple[torch.Tensor, torch.Tensor]:
+        waveforms = torch.from_numpy(np.stack([waveform for waveform, _ in windows])).to(self.device)
+        loudness = torch.tensor([10 ** self.rng.uniform(-4.0, -2.6) for _ in windows], device=self.device)
+        for waveform, level, (_, segments) in zip(waveforms, loudness, windows, strict=True):
+            end = int(segments[-1][1] * SAMPLE_RATE)
+            waveform[:end] += level * torch.randn(end, device=self.device)
+        inputs, targets = self.labels.batch([s for _, s in windows], self.rng, self.model.config.max_source_positions)
+        texts = [self.labels.text_ids(segments) for _, segments in windows]
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+            encoded = self.model.model.encoder(_spec_augment(log_mel(waveforms), self.rng)).last_hidden_state
+            output = self.model(encoder_outputs=(encoded,), decoder_input_ids=inputs.to(self.device))
+        cross_entropy = torch.nn.functional.cross_entropy(
+            output.logits.float().flatten(0, 1), targets.to(self.device).flatten(), label_smoothing=0.05
+        )
+        log_probs = self.ctc_head(encoded.float()).log_softmax(-1).transpose(0, 1)
+        ctc = torch.nn.functional.ctc_loss(
+            log_probs,
+            torch.tensor([i for ids in texts for i in ids]),
+            torch.full((len(texts),), log_probs.shape[0]),
+            torch.tensor([len(ids) for ids in texts]),
+            blank=self.blank,
+            zero_infinity=True,
+        )
+        return cross_entropy, ctc
+
+
+class LabelMaker:
+    """Decoder inputs and targets in Whisper's format, with or without timestamps."""
+
+    def __init__(self, tokenizer) -> None:
+        token = tokenizer.convert_tokens_to_ids
+        self.tokenizer = tokenizer
+        self.start = [token("<|startoftranscript|>"), token("<|ko|>"), token("<|transcribe|>")]
+        self.no_timestamps = token("<|notimestamps|>")
+        self.zero = token("<|0.00|>")
+        self.end = tokenizer.eos_token_id
+        self._cache: dict[str, list[int]] = {}
+
+    def text_ids(self, segments) -> list[int]:
+        return self._ids(" ".join(text for _, _, text in segments))
+
+    def batch(self, windows, rng: random.Random, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return decoder inputs and targets, both (windows, tokens); padding of the targets is ignored."""
+        timestamped = [positions == FULL_POSITIONS and rng.random() < 0.4 for _ in windows]
+        rows = [self._row(segments, times) for segments, times in zip(windows, timestamped, strict=True)]
+        longest = max(map(len, rows))
+        inputs = torch.full((len(rows), longest - 1), self.end)
+        targets = torch.full((len(rows), longest - 1), IGNORE)
+        for i, row in enumerate(rows):
+            inputs[i, : len(row) - 1] = torch.tensor(row[:-1])
+            targets[i, : len(row) - 1] = torch.tensor(row[1:])
+        return inputs, targets
+
+    def _row(self, segments, timestamps: bool) -> list[int]:
+        if not timestamps:
+            return [*self.start, self.no_timestamps, *self.text_ids(segments), self.end]
+        row = list(self.start)
+        for i, (begin, end, text) in enumerate(segments):
+            row += [self.zero + round(begin / 0.02), *self._ids(" " * (i > 0) + text), self.zero + round(end / 0.02)]
+        return [*row, self.end]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def _spec_augment(features: torch.Tensor, rng: random.Random) -> torch.Tensor:
+    """Blank up to two bands of 10 mel bins in each batch: the model must not lean on one band (Park et al., 2019)."""
+    for _ in range(rng.randint(0, 2)):
+        low = rng.randrange(features.shape[1] - 10)
+        features[:, low : low + rng.randint(1, 10)] = 0.0
+    return features
+
+
+def _warm_cosine(step: int, steps: int, warmup: int = 300) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
