@@ -37,6 +37,15 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A clip's place in a window, in seconds."""
+
+    begin: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage of training: window length in encoder positions, windows a step, steps, weight of the CTC loss."""
 
@@ -155,7 +164,7 @@ class _Trainer:
     def __init__(self, model, tokenizer, clips: list[Clip], seed: int, device: str) -> None:
         self.model = model.to(device).train()
         self.labels = LabelMaker(tokenizer)
-        self.clips = clips
+        self.clips = [(torch.from_numpy(clip.samples).to(device), clip.text) for clip in clips]
         self.rng = random.Random(seed)
         self.device = device
         torch.manual_seed(seed)
@@ -170,8 +179,8 @@ class _Trainer:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, stage.steps))
         began = time.monotonic()
         for step in range(1, stage.steps + 1):
-            windows = [self._window(stage.positions) for _ in range(stage.batch)]
-            loss, ctc = self._loss(windows, log_mel)
+            waveforms, windows = self._windows(stage)
+            loss, ctc = self._loss(_spec_augment(log_mel(waveforms), self.rng), windows)
             optimizer.zero_grad(set_to_none=True)
             (loss + stage.ctc_weight * ctc).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -181,34 +190,35 @@ class _Trainer:
                 seconds = time.monotonic() - began
                 print(f"step {step}/{stage.steps} loss {loss:.4f} ctc {ctc:.4f} {seconds:.0f} s", flush=True)
 
-    def _window(self, positions: int) -> tuple[np.ndarray, list[tuple[float, float, str]]]:
-        """Lay clips end to end: one in a short window, one to a window full of them in a long one."""
-        limit = positions * SAMPLES_PER_POSITION
-        most = 1 if positions < FULL_POSITIONS or self.rng.random() < 0.3 else self.rng.randint(2, 14)
-        waveform = np.zeros(limit, dtype=np.float32)
-        at = int(self.rng.uniform(0, 0.4) * SAMPLE_RATE) if most > 1 else 0
-        segments: list[tuple[float, float, str]] = []
+    def _windows(self, stage: Stage) -> tuple[torch.Tensor, list[list[Segment]]]:
+        waveforms = torch.zeros(stage.batch, stage.positions * SAMPLES_PER_POSITION, device=self.device)
+        return waveforms, [self._fill(waveform) for waveform in waveforms]
+
+    def _fill(self, waveform: torch.Tensor) -> list[Segment]:
+        """Lay clips end to end, noise over them: one in a short window, one to a window full of them in a long one."""
+        full = len(waveform) == FULL_POSITIONS * SAMPLES_PER_POSITION
+        most = self.rng.randint(2, 14) if full and self.rng.random() < 0.7 else 1
+        begin = int(self.rng.uniform(0, 0.4) * SAMPLE_RATE)
+        segments: list[Segment] = []
         while len(segments) < most:
-            clip = self.rng.choice(self.clips)
-            if at + len(clip.samples) > limit:
+            samples, text = self.rng.choice(self.clips)
+            end = begin + len(samples)
+            if end > len(waveform):
                 if segments:
                     break
                 continue
-            waveform[at : at + len(clip.samples)] = clip.samples * (self.rng.uniform(0.3, 1.0) / 32768)
-            segments.append((at / SAMPLE_RATE, (at + len(clip.samples)) / SAMPLE_RATE, clip.text))
-            at += len(clip.samples) + int(self.rng.uniform(0.05, 0.6) * SAMPLE_RATE)
-        return waveform, segments
+            waveform[begin:end] = samples * (self.rng.uniform(0.3, 1.0) / 32768)
+            segments.append(Segment(begin / SAMPLE_RATE, end / SAMPLE_RATE, text))
+            begin = end + int(self.rng.uniform(0.05, 0.6) * SAMPLE_RATE)
+        heard = waveform[: int(segments[-1].end * SAMPLE_RATE)]
+        heard += 10 ** self.rng.uniform(-4.0, -2.6) * torch.randn_like(heard)
+        return segments
 
-    def _loss(self, windows, log_mel: LogMel) -> tuple[torch.Tensor, torch.Tensor]:
-        waveforms = torch.from_numpy(np.stack([waveform for waveform, _ in windows])).to(self.device)
-        loudness = torch.tensor([10 ** self.rng.uniform(-4.0, -2.6) for _ in windows], device=self.device)
-        for waveform, level, (_, segments) in zip(waveforms, loudness, windows, strict=True):
-            end = int(segments[-1][1] * SAMPLE_RATE)
-            waveform[:end] += level * torch.randn(end, device=self.device)
-        inputs, targets = self.labels.batch([s for _, s in windows], self.rng, self.model.config.max_source_positions)
-        texts = [self.labels.text_ids(segments) for _, segments in windows]
+    def _loss(self, features: torch.Tensor, windows: list[list[Segment]]) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, targets = self.labels.batch(windows, self.rng, self.model.config.max_source_positions)
+        texts = [self.labels.text_ids(segments) for segments in windows]
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-            encoded = self.model.model.encoder(_spec_augment(log_mel(waveforms), self.rng)).last_hidden_state
+            encoded = self.model.model.encoder(features).last_hidden_state
             output = self.model(encoder_outputs=(encoded,), decoder_input_ids=inputs.to(self.device))
         cross_entropy = torch.nn.functional.cross_entropy(
             output.logits.float().flatten(0, 1), targets.to(self.device).flatten(), label_smoothing=0.05
@@ -235,12 +245,11 @@ class LabelMaker:
         self.no_timestamps = token("<|notimestamps|>")
         self.zero = token("<|0.00|>")
         self.end = tokenizer.eos_token_id
-        self._cache: dict[str, list[int]] = {}
 
-    def text_ids(self, segments) -> list[int]:
-        return self._ids(" ".join(text for _, _, text in segments))
+    def text_ids(self, segments: list[Segment]) -> list[int]:
+        return self._ids(" ".join(segment.text for segment in segments))
 
-    def batch(self, windows, rng: random.Random, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, windows: list[list[Segment]], rng: random.Random, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return decoder inputs and targets, both (windows, tokens); padding of the targets is ignored."""
         timestamped = [positions == FULL_POSITIONS and rng.random() < 0.4 for _ in windows]
         rows = [self._row(segments, times) for segments, times in zip(windows, timestamped, strict=True)]
@@ -252,12 +261,13 @@ class LabelMaker:
             targets[i, : len(row) - 1] = torch.tensor(row[1:])
         return inputs, targets
 
-    def _row(self, segments, timestamps: bool) -> list[int]:
+    def _row(self, segments: list[Segment], timestamps: bool) -> list[int]:
         if not timestamps:
             return [*self.start, self.no_timestamps, *self.text_ids(segments), self.end]
         row = list(self.start)
-        for i, (begin, end, text) in enumerate(segments):
-            row += [self.zero + round(begin / 0.02), *self._ids(" " * (i > 0) + text), self.zero + round(end / 0.02)]
+        for i, segment in enumerate(segments):
+            text = self._ids(" " * (i > 0) + segment.text)
+            row += [self.zero + round(segment.begin / 0.02), *text, self.zero + round(segment.end / 0.02)]
         return [*row, self.end]
 
     def _ids(self, text: str) -> list[int]:

@@ -1,0 +1,280 @@
+"""Every knob of the suite, one group a stage. Three ways to turn them: edit this file, `--config FILE.toml`, flags.
+
+A flag is the field's name with hyphens (`--learning-rate 1e-4`); a TOML key is the field's name. Flags win over the
+TOML file, and the TOML file over what stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+LEARNING_RATES = {"lora": 1e-3, "full": 1e-5}
+
+
+@dataclass
+class Bundle:
+    """The folder that crosses the gap."""
+
+    bundle_dir: Path = Path("bundle")
+    """Folder with data, model and manifest; the online half writes it, the offline half only reads it."""
+
+
+@dataclass
+class Whisper:
+    """The base model and what it is to do."""
+
+    model_name_or_path: str = "openai/whisper-small"
+    """Hub id or local folder of the Whisper to fine-tune (tiny to large-v3, turbo)."""
+    model_revision: str = "main"
+    """Branch, tag or commit of a Hub id; a commit makes the download repeatable."""
+    language: str = "Korean"
+    """Language of the speech, in English, as Whisper's tokenizer names it."""
+    language_abbr: str = "ko"
+    """The same language as Common Voice's folder names it."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """Write the speech down in its own language, or translate it into English."""
+
+
+@dataclass
+class Data:
+    """Where the speech comes from and what of it is kept."""
+
+    common_voice: Path | None = None
+    """A Common Voice release on disk: its .tar.gz, or the folder that was unpacked from it."""
+    min_seconds: float = 0.3
+    """Shorter clips are dropped and reported."""
+    max_seconds: float = 30.0
+    """Longer clips are dropped and reported; Whisper's window holds 30 s."""
+    num_proc: int = 0
+    """Processes that prepare clips; 0 takes every core."""
+
+
+@dataclass
+class Run:
+    """The folder that a training leaves behind."""
+
+    output_dir: Path = Path("runs")
+    """Folder of all runs."""
+    run_name: str | None = None
+    """Name of this run's folder; by default the time when it started."""
+    seed: int = 42
+    """Fixes the order of clips, the initial LoRA weights and dropout."""
+
+
+@dataclass
+class Device:
+    """The hardware and the number formats."""
+
+    cuda_visible_devices: str = "0"
+    """GPUs that may be used, as CUDA numbers them: "0", "0,1", or "" for none."""
+    quantization: Literal["auto", "8bit", "4bit", "none"] = "auto"
+    """Format of the frozen base weights; auto is 8bit on CUDA and none on a CPU."""
+
+
+@dataclass
+class Lora:
+    """What is trained: low-rank adapters (Hu et al., 2021) or every weight."""
+
+    method: Literal["lora", "full"] = "lora"
+    """lora trains small adapters beside frozen weights; full trains all weights and needs several times the memory."""
+    lora_r: int = 32
+    """Rank of the adapters; more rank, more capacity and memory."""
+    lora_alpha: int = 64
+    """Scale of the adapters: their output is multiplied by alpha / r."""
+    lora_dropout: float = 0.05
+    """Share of adapter inputs that is dropped in training."""
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    """Linear layers that get an adapter: any of q_proj k_proj v_proj out_proj fc1 fc2, or all-linear."""
+
+
+@dataclass
+class Training:
+    """How it is trained."""
+
+    per_device_train_batch_size: int = 8
+    """Utterances a step on each device; they share as few 30 s windows as they fit."""
+    gradient_accumulation_steps: int = 1
+    """Batches that are added up before the weights move."""
+    learning_rate: float | None = None
+    """Peak learning rate; by default 1e-3 for lora and 1e-5 for full."""
+    num_train_epochs: float = 3.0
+    """Passes over the training clips."""
+    max_steps: int = -1
+    """Stop after so many optimiser steps; -1 leaves it to num_train_epochs."""
+    warmup_steps: int = 50
+    """Steps over which the learning rate rises from 0 to its peak; it then falls linearly to 0."""
+    audio_layout: Literal["packed", "padded"] = "packed"
+    """packed lays a step's clips end to end in 30 s windows; padded gives each clip a window of its own, most of
+    it silence (the usual recipe)."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: less memory, about a third more time."""
+    eval_steps: int = 0
+    """Measure CER on the validation split every so many steps; 0 is once an epoch."""
+    save_steps: int = 0
+    """Write a checkpoint every so many steps; 0 is once an epoch."""
+    save_total_limit: int = 2
+    """Checkpoints that are kept."""
+    logging_steps: int = 10
+    """Steps between two lines of loss in metrics.jsonl and TensorBoard."""
+    dataloader_num_workers: int = 2
+    """Processes that decode audio and compute log-mel while the model trains."""
+    resume: bool = False
+    """Go on from the newest complete checkpoint of the run (--run-name, or the newest unfinished one)."""
+
+
+@dataclass
+class Decoding:
+    """How text is made from audio."""
+
+    per_device_eval_batch_size: int = 8
+    """Utterances that are decoded together."""
+    generation_max_length: int = 225
+    """Most tokens of one utterance; with the prompt it stays under Whisper's 448."""
+
+
+@dataclass
+class UseRun:
+    """Which trained run is used."""
+
+    output_dir: Path = Path("runs")
+    """Folder of all runs."""
+    run: Path | None = None
+    """Folder of one run, or its name under output_dir; by default the newest finished run."""
+
+
+@dataclass
+class Page:
+    """The demo page, served when no files are named."""
+
+    port: int = 7860
+    """Port of the page on 127.0.0.1; 0 takes any free one."""
+
+
+def _group(kind: type) -> Any:
+    return field(default_factory=kind)
+
+
+@dataclass
+class DownloadData:
+    """Speech in: read a source, keep what is good, store it in bundle/data."""
+
+    bundle: Bundle = _group(Bundle)
+    whisper: Whisper = _group(Whisper)
+    data: Data = _group(Data)
+
+
+@dataclass
+class DownloadModel:
+    """Whisper in: bring the base model into bundle/model."""
+
+    bundle: Bundle = _group(Bundle)
+    whisper: Whisper = _group(Whisper)
+
+
+@dataclass
+class OnlineSetup:
+    """The whole online half: model, data, manifest."""
+
+    demo: bool = False
+    """Use the embedded corpus and the embedded tiny Whisper; needs no network."""
+    bundle: Bundle = _group(Bundle)
+    whisper: Whisper = _group(Whisper)
+    data: Data = _group(Data)
+
+
+@dataclass
+class TrainOffline:
+    """Fine-tune the bundle's Whisper on the bundle's speech, with no network."""
+
+    bundle: Bundle = _group(Bundle)
+    run: Run = _group(Run)
+    device: Device = _group(Device)
+    lora: Lora = _group(Lora)
+    training: Training = _group(Training)
+    decoding: Decoding = _group(Decoding)
+
+
+@dataclass
+class EvaluateModel:
+    """Measure CER and WER of the base model and of the tuned one on the bundle's test split."""
+
+    bundle: Bundle = _group(Bundle)
+    use: UseRun = _group(UseRun)
+    device: Device = _group(Device)
+    decoding: Decoding = _group(Decoding)
+
+
+@dataclass
+class Inference:
+    """Transcribe audio files, or serve the demo page when none are named."""
+
+    files: tuple[Path, ...] = ()
+    """Audio files, of any length and common format."""
+    bundle: Bundle = _group(Bundle)
+    use: UseRun = _group(UseRun)
+    device: Device = _group(Device)
+    decoding: Decoding = _group(Decoding)
+    page: Page = _group(Page)
+
+
+SCRIPTS = (DownloadData, DownloadModel, OnlineSetup, TrainOffline, EvaluateModel, Inference)
+
+
+def knobs(config: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the name and value of every knob of a configuration, its groups laid flat."""
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        if is_dataclass(value):
+            yield from knobs(value)
+        else:
+            yield entry.name, value
+
+
+def problems(config: Any) -> list[str]:
+    """Return what is wrong with the values, each in one sentence that names the flag; all of it at once."""
+    values = dict(knobs(config))
+    found = [f"--{name.replace('_', '-')} is {values[name]}, but {rule}" for name, (ok, rule) in RULES.items()
+             if name in values and values[name] is not None and not ok(values[name])]
+    if "method" in values and values["method"] == "full" and values["quantization"] in ("8bit", "4bit"):
+        found.append(f"--method full cannot train {values['quantization']} weights: use --quantization none")
+    if "min_seconds" in values and values["min_seconds"] >= values["max_seconds"]:
+        found.append("--min-seconds must be below --max-seconds")
+    return found
+
+
+def _at_least(least: float) -> tuple[Any, str]:
+    return (lambda value: value >= least), f"it must be at least {least:g}"
+
+
+def _within(low: float, high: float) -> tuple[Any, str]:
+    return (lambda value: low <= value <= high), f"it must lie between {low:g} and {high:g}"
+
+
+RULES = {
+    "min_seconds": _at_least(0),
+    "max_seconds": _within(0.1, 30),
+    "num_proc": _at_least(0),
+    "lora_r": _at_least(1),
+    "lora_alpha": _at_least(1),
+    "lora_dropout": _within(0, 0.99),
+    "target_modules": (bool, "it must name at least one layer"),
+    "per_device_train_batch_size": _at_least(1),
+    "per_device_eval_batch_size": _at_least(1),
+    "gradient_accumulation_steps": _at_least(1),
+    "learning_rate": ((lambda value: value > 0), "it must be above 0"),
+    "num_train_epochs": ((lambda value: value > 0), "it must be above 0"),
+    "max_steps": ((lambda value: value == -1 or value > 0), "it must be above 0, or -1 for no limit"),
+    "warmup_steps": _at_least(0),
+    "eval_steps": _at_least(0),
+    "save_steps": _at_least(0),
+    "save_total_limit": _at_least(1),
+    "logging_steps": _at_least(1),
+    "dataloader_num_workers": _at_least(0),
+    "generation_max_length": _within(1, 440),
+    "port": _within(0, 65535),
+    "run_name": ((lambda value: value not in ("", ".", "..") and not set(value) & set('/\\:*?"<>|')),
+                 "it must be a plain folder name"),
+}
