@@ -153,25 +153,21 @@ class Page:
     """Port of the page on 127.0.0.1; 0 takes any free one."""
 
 
-def _group(kind: type) -> Any:
-    return field(default_factory=kind)
-
-
 @dataclass
 class DownloadData:
     """Speech in: read a source, keep what is good, store it in bundle/data."""
 
-    bundle: Bundle = _group(Bundle)
-    whisper: Whisper = _group(Whisper)
-    data: Data = _group(Data)
+    bundle: Bundle = field(default_factory=Bundle)
+    whisper: Whisper = field(default_factory=Whisper)
+    data: Data = field(default_factory=Data)
 
 
 @dataclass
 class DownloadModel:
     """Whisper in: bring the base model into bundle/model."""
 
-    bundle: Bundle = _group(Bundle)
-    whisper: Whisper = _group(Whisper)
+    bundle: Bundle = field(default_factory=Bundle)
+    whisper: Whisper = field(default_factory=Whisper)
 
 
 @dataclass
@@ -180,31 +176,31 @@ class OnlineSetup:
 
     demo: bool = False
     """Use the embedded corpus and the embedded tiny Whisper; needs no network."""
-    bundle: Bundle = _group(Bundle)
-    whisper: Whisper = _group(Whisper)
-    data: Data = _group(Data)
+    bundle: Bundle = field(default_factory=Bundle)
+    whisper: Whisper = field(default_factory=Whisper)
+    data: Data = field(default_factory=Data)
 
 
 @dataclass
 class TrainOffline:
     """Fine-tune the bundle's Whisper on the bundle's speech, with no network."""
 
-    bundle: Bundle = _group(Bundle)
-    run: Run = _group(Run)
-    device: Device = _group(Device)
-    lora: Lora = _group(Lora)
-    training: Training = _group(Training)
-    decoding: Decoding = _group(Decoding)
+    bundle: Bundle = field(default_factory=Bundle)
+    run: Run = field(default_factory=Run)
+    device: Device = field(default_factory=Device)
+    lora: Lora = field(default_factory=Lora)
+    training: Training = field(default_factory=Training)
+    decoding: Decoding = field(default_factory=Decoding)
 
 
 @dataclass
 class EvaluateModel:
     """Measure CER and WER of the base model and of the tuned one on the bundle's test split."""
 
-    bundle: Bundle = _group(Bundle)
-    use: UseRun = _group(UseRun)
-    device: Device = _group(Device)
-    decoding: Decoding = _group(Decoding)
+    bundle: Bundle = field(default_factory=Bundle)
+    use: UseRun = field(default_factory=UseRun)
+    device: Device = field(default_factory=Device)
+    decoding: Decoding = field(default_factory=Decoding)
 
 
 @dataclass
@@ -213,11 +209,11 @@ class Inference:
 
     files: tuple[Path, ...] = ()
     """Audio files, of any length and common format."""
-    bundle: Bundle = _group(Bundle)
-    use: UseRun = _group(UseRun)
-    device: Device = _group(Device)
-    decoding: Decoding = _group(Decoding)
-    page: Page = _group(Page)
+    bundle: Bundle = field(default_factory=Bundle)
+    use: UseRun = field(default_factory=UseRun)
+    device: Device = field(default_factory=Device)
+    decoding: Decoding = field(default_factory=Decoding)
+    page: Page = field(default_factory=Page)
 
 
 SCRIPTS = (DownloadData, DownloadModel, OnlineSetup, TrainOffline, EvaluateModel, Inference)
@@ -236,8 +232,11 @@ def knobs(config: Any) -> Iterator[tuple[str, Any]]:
 def problems(config: Any) -> list[str]:
     """Return what is wrong with the values, each in one sentence that names the flag; all of it at once."""
     values = dict(knobs(config))
-    found = [f"--{name.replace('_', '-')} is {values[name]}, but {rule}" for name, (ok, rule) in RULES.items()
-             if name in values and values[name] is not None and not ok(values[name])]
+    found = [
+        f"--{name.replace('_', '-')} is {values[name]}, but {rule}"
+        for name, (ok, rule) in RULES.items()
+        if name in values and values[name] is not None and not ok(values[name])
+    ]
     if "method" in values and values["method"] == "full" and values["quantization"] in ("8bit", "4bit"):
         found.append(f"--method full cannot train {values['quantization']} weights: use --quantization none")
     if "min_seconds" in values and values["min_seconds"] >= values["max_seconds"]:
@@ -275,6 +274,8 @@ RULES = {
     "dataloader_num_workers": _at_least(0),
     "generation_max_length": _within(1, 440),
     "port": _within(0, 65535),
-    "run_name": ((lambda value: value not in ("", ".", "..") and not set(value) & set('/\\:*?"<>|')),
-                 "it must be a plain folder name"),
+    "run_name": (
+        (lambda value: value not in ("", ".", "..") and not set(value) & set('/\\:*?"<>|')),
+        "it must be a plain folder name",
+    ),
 }

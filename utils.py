@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,10 @@ def error_boundary(debug: bool = False) -> Iterator[None]:
             _stop(f"{error.name} is missing: this copy of the project is incomplete, copy it again", FAILED, debug)
         _stop(f"the Python package '{missing}' is missing: pip install -r requirements.txt", BAD_INPUT, debug)
     except Exception as error:
-        text = " ".join(str(error).split()) or "no further message"
-        _stop(f"{type(error).__name__}: {text} (--debug shows where)", FAILED, debug)
+        # An error from a worker process carries its whole traceback; the last line is the error.
+        lines = str(error).strip().splitlines() or ["no further message"]
+        line = lines[-1] if "Traceback" in str(error) else lines[0]
+        _stop(f"{type(error).__name__}: {line} (--debug shows where)", FAILED, debug)
 
 
 def _stop(message: str, code: int, debug: bool) -> None:
@@ -83,6 +86,11 @@ def set_up_logging(debug: bool = False) -> None:
     log.handlers[:] = [handler]
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     log.propagate = False
+    if not debug:
+        # What libraries tell their own developers; transformers reads the variable at import.
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|torch|huggingface_hub")
 
 
 # Files
@@ -215,6 +223,7 @@ def _needs_no_look_up(host: str | bytes) -> bool:
 
 
 def _refuse(event: str, target: object) -> None:
-    frames = [f for f in traceback.extract_stack() if f.filename != __file__ and os.path.basename(f.filename) != "socket.py"]
+    stack = traceback.extract_stack()
+    frames = [frame for frame in stack if frame.filename != __file__ and Path(frame.filename).name != "socket.py"]
     caller = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "an unknown caller"
     raise OfflineError(f"offline: {event} to {target} was refused; called from {caller}")

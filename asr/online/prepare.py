@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from asr.online.sources import Row
 from asr.shared.audio import SAMPLE_RATE, AudioError, encode_flac, load_audio
+from asr.shared.progress import progress_bar
 from asr.shared.text import clean_text
 from config import Data
 from utils import UserError, folder_made_whole, write_atomically, write_json
@@ -46,7 +47,7 @@ class Tally:
 
     read: int = 0
     kept: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0.0))
     dropped: list[Verdict] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
@@ -109,13 +110,12 @@ def _store(verdicts: Iterable[Verdict], tokenizer: WhisperTokenizer, folder: Pat
     """Write what is kept, a split at a time, as sources give them; keep account of all."""
     from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
-    from tqdm import tqdm
 
     features = clip_features()
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".clips", ignore_cleanup_errors=True) as scratch:
         files = {name: str(Path(scratch) / f"{name}.arrow") for name in SPLITS}
         writers = {name: ArrowWriter(path=file, features=features) for name, file in files.items()}
-        for verdict in tqdm(verdicts, desc="preparing clips", unit="clip"):
+        for verdict in progress_bar(verdicts, desc="preparing clips", unit="clip"):
             tally.read += 1
             judged, labels = _with_labels(verdict, tokenizer)
             if judged.reason:

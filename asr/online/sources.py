@@ -68,8 +68,13 @@ def _read_table(table: Path, split: str) -> Iterator[Row]:
             raise UserError(f"{table}: the column {sorted(lacking)[0]} is missing")
         for number, row in enumerate(reader, start=2):
             name = row["path"] or ""
-            yield Row(split, table.parent / "clips" / name, row["sentence"] or "", row["client_id"] or "",
-                      f"common_voice/{table.name}:{number} {name}")
+            yield Row(
+                split,
+                table.parent / "clips" / name,
+                row["sentence"] or "",
+                row["client_id"] or "",
+                f"common_voice/{table.name}:{number} {name}",
+            )
 
 
 def _locale_folder(root: Path, release: Path, locale: str) -> Path:

@@ -40,8 +40,12 @@ def _copy(source: Path, folder: Path) -> None:
 
 def _download(name: str, revision: str, folder: Path) -> None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     log.info("downloading %s from the Hugging Face Hub", name)
     try:

@@ -92,8 +92,10 @@ def _decode_with_ffmpeg(data: bytes) -> tuple[np.ndarray, int]:
             frames += to_float.resample(None)
             chunks = [frame.to_ndarray().reshape(-1) for frame in frames]
             rate = stream.rate
-    except (av.FFmpegError, ValueError) as error:
-        raise AudioError(f"the file cannot be decoded: {str(error).splitlines()[0]}") from None
+    except av.FFmpegError as error:
+        raise AudioError(f"the file cannot be decoded: {error.strerror}") from None
+    except ValueError as error:
+        raise AudioError(f"the file cannot be decoded: {error}") from None
     if not chunks:
         raise AudioError("the file holds no audio samples")
     return np.concatenate(chunks), int(rate)

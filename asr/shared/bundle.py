@@ -42,6 +42,11 @@ class Bundle:
         return self.path / "model"
 
     @property
+    def base_name(self) -> str:
+        """What the base model is called: its Hub id, or the folder it came from."""
+        return self.manifest["config"]["model_name_or_path"]
+
+    @property
     def language(self) -> str:
         """Language of the labels, as Whisper's tokenizer names it."""
         return self.manifest["config"]["language"]
@@ -102,7 +107,7 @@ def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
         raise BundleError(f"the bundle is damaged: {manifest} does not match {seal_file.name}; {AGAIN}")
     content = json.loads(manifest.read_text(encoding="utf-8"))
     if content["format"] != FORMAT:
-        raise BundleError(f"{manifest} has format {content['format']}, and this version reads {FORMAT}: use matching code")
+        raise BundleError(f"{manifest} has format {content['format']}, this code reads {FORMAT}: copy the code again")
     return content, digest
 
 

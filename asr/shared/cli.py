@@ -6,6 +6,7 @@ import argparse
 import ast
 import difflib
 import inspect
+import itertools
 import sys
 import tomllib
 from collections.abc import Callable
@@ -30,6 +31,7 @@ def run_script(main: Callable[[Any], None], kind: type, doc: str | None) -> None
     """
     with utils.error_boundary(debug="--debug" in sys.argv):
         utils.set_up_logging(debug="--debug" in sys.argv)
+        config: Any
         config, print_only = parse(kind, sys.argv[1:], doc or "")
         if print_only:
             print(to_toml(config), end="")
@@ -140,11 +142,10 @@ def _add_flag(target: Any, group: type, entry: Any) -> None:
 def _field_docs(group: type) -> dict[str, str]:
     """Read the doc strings that stand under the fields of a dataclass."""
     body = ast.parse(inspect.getsource(group)).body[0].body  # type: ignore[attr-defined]
-    pairs = zip(body, body[1:], strict=False)
     return {
-        field.target.id: " ".join(doc.value.value.split())
-        for field, doc in pairs
-        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr)
+        ast.unparse(knob.target): " ".join(ast.literal_eval(doc.value).split())
+        for knob, doc in itertools.pairwise(body)
+        if isinstance(knob, ast.AnnAssign) and isinstance(doc, ast.Expr)
     }
 
 
@@ -153,7 +154,7 @@ def _fill(kind: type[Config], values: dict[str, Any]) -> Config:
     given: dict[str, Any] = {}
     for entry in fields(kind):  # type: ignore[arg-type]
         if is_dataclass(entry.default_factory):
-            given[entry.name] = _fill(entry.default_factory, values)  # type: ignore[arg-type]
+            given[entry.name] = _fill(entry.default_factory, values)
         elif values.get(entry.name) is not None:
             value = values[entry.name]
             given[entry.name] = tuple(value) if isinstance(value, list) else value

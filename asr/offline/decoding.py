@@ -1,0 +1,122 @@
+"""Decoding: waveforms in, text out; the one way in which training, evaluation and inference make text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+from asr.offline.precision import Precision
+from asr.shared.audio import SAMPLE_RATE
+from asr.shared.features import LogMel
+from asr.shared.progress import progress_bar
+from asr.shared.text import clean_text
+from config import Decoding
+
+CUT_SEARCH_S = 5.0
+
+
+class Transcriber:
+    """A model that listens.
+
+    Args:
+        model: Whisper, plain or with an adapter.
+        processor: of the same model, with language and task set.
+        precision: as the model was loaded.
+        decoding: batch size and length limit.
+    """
+
+    def __init__(
+        self,
+        model: WhisperForConditionalGeneration | PeftModel,
+        processor: WhisperProcessor,
+        precision: Precision,
+        decoding: Decoding,
+    ) -> None:
+        self.model = model
+        self.tokenizer = processor.tokenizer
+        self.precision = precision
+        self.decoding = decoding
+        config = model.config
+        self.log_mel = LogMel(config.num_mel_bins, 2 * config.max_source_positions)
+        prompt = len(self.tokenizer.prefix_tokens)
+        limit = min(decoding.generation_max_length, config.max_target_positions)
+        self.options = {"max_new_tokens": limit - prompt}
+        if model.generation_config.is_multilingual:
+            self.options |= {"language": self.tokenizer.language, "task": self.tokenizer.task}
+
+    def transcribe(self, waveforms: list[np.ndarray], progress: str = "") -> list[str]:
+        """Return the text of each waveform (float32, 16 kHz, any length), in the given order.
+
+        Pieces of similar length are decoded together, so that a batch is done when its longest is.
+        """
+        pieces = [(i, piece) for i, waveform in enumerate(waveforms) for piece in self._cut(waveform)]
+        order = sorted(range(len(pieces)), key=lambda p: -len(pieces[p][1]))
+        size = self.decoding.per_device_eval_batch_size
+        texts = [""] * len(pieces)
+        bar = progress_bar(total=len(pieces), desc=progress, unit="clip", disable=not progress, leave=False)
+        with _Evaluating(self.model, self.precision):
+            for start in range(0, len(order), size):
+                batch = order[start : start + size]
+                for p, text in zip(batch, self._decode([pieces[p][1] for p in batch]), strict=True):
+                    texts[p] = text
+                bar.update(len(batch))
+        bar.close()
+        joined: list[list[str]] = [[] for _ in waveforms]
+        for (i, _), text in zip(pieces, texts, strict=True):
+            joined[i].append(text)
+        return [" ".join(filter(None, parts)) for parts in joined]
+
+    def _decode(self, pieces: list[np.ndarray]) -> list[str]:
+        longest = max(map(len, pieces))
+        batch = np.stack([np.pad(piece, (0, longest - len(piece))) for piece in pieces])
+        features = self.log_mel(torch.from_numpy(batch)).to(self.precision.device, self.precision.compute_dtype)
+        ids = self.model.generate(input_features=features, **self.options)
+        return [clean_text(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def _cut(self, waveform: np.ndarray) -> list[np.ndarray]:
+        """Cut audio that is longer than the window, each time where it is quietest near the window's end."""
+        limit = self.log_mel.window_samples
+        pieces = []
+        while len(waveform) > limit:
+            at = quietest(waveform, max(limit // 2, limit - int(CUT_SEARCH_S * SAMPLE_RATE)), limit)
+            pieces.append(waveform[:at])
+            waveform = waveform[at:]
+        return [*pieces, waveform]
+
+
+class _Evaluating:
+    """Evaluation mode, no gradients and the right arithmetic inside the block; the old mode after it."""
+
+    def __init__(self, model: torch.nn.Module, precision: Precision) -> None:
+        self.model = model
+        self.grad = torch.inference_mode()
+        self.cast = torch.autocast(precision.device, precision.compute_dtype, enabled=precision.autocast)
+
+    def __enter__(self) -> None:
+        self.was_training = self.model.training
+        self.model.eval()
+        self.grad.__enter__()
+        self.cast.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self.cast.__exit__(*error)
+        self.grad.__exit__(*error)
+        self.model.train(self.was_training)
+
+
+def quietest(waveform: np.ndarray, start: int, end: int, frame: int = 1600) -> int:
+    """Return the sample in [start, end) in the middle of the 0.1 s with the least energy."""
+    spans = range(start, max(start + 1, end - frame), frame // 2)
+    energy = [float(np.square(waveform[at : at + frame]).sum()) for at in spans]
+    return spans[int(np.argmin(energy))] + frame // 2
+
+
+def read_waveforms(rows: Iterable[dict]) -> Iterator[np.ndarray]:
+    """Decode the audio of bundle rows."""
+    from asr.shared.audio import load_audio
+
+    return (load_audio(row["audio"]["bytes"]) for row in rows)

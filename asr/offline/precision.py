@@ -1,0 +1,89 @@
+"""Which device and which number formats: chosen once, and told with the reason."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from config import Device
+from utils import UserError, log
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_DEVICES = Device().cuda_visible_devices
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The formats of one session.
+
+    Attributes:
+        device: "cuda" or "cpu".
+        quantization: format of the frozen weights: "8bit", "4bit" or "none".
+        compute_dtype: format of the arithmetic, and of frozen weights that are not quantised.
+    """
+
+    device: str
+    quantization: str
+    compute_dtype: torch.dtype
+
+    @property
+    def autocast(self) -> bool:
+        """Whether arithmetic runs in a shorter format than the trained weights have."""
+        import torch
+
+        return self.compute_dtype != torch.float32
+
+
+def choose_precision(device: Device, method: str = "lora") -> Precision:
+    """Pick the device and the formats, and log each choice with its reason.
+
+    Args:
+        device: the user's wishes.
+        method: "full" trains every weight, so nothing can be quantised.
+
+    Raises:
+        UserError: the wish cannot be granted here.
+    """
+    _limit_devices(device.cuda_visible_devices)
+    import torch
+
+    cuda = torch.cuda.is_available()
+    log.info("device: %s", torch.cuda.get_device_name(0) if cuda else "CPU (no CUDA device is visible)")
+    wished = device.quantization
+    quantization, reason = _auto_quantization(cuda, method) if wished == "auto" else (wished, "as set")
+    log.info("quantization: %s (%s)", quantization, reason)
+    dtype, reason = _compute_dtype(cuda)
+    log.info("compute type: %s (%s)", str(dtype).removeprefix("torch."), reason)
+    return Precision("cuda" if cuda else "cpu", quantization, dtype)
+
+
+def _limit_devices(wanted: str) -> None:
+    """Apply `cuda_visible_devices` before CUDA starts; a scheduler's assignment outranks the default."""
+    assigned = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if assigned is not None and wanted == DEFAULT_DEVICES:
+        log.info("GPUs: CUDA_VISIBLE_DEVICES=%s (from the environment)", assigned)
+        return
+    if wanted and not all(
+        part.strip().isalnum() or part.strip().startswith(("GPU-", "MIG-")) for part in wanted.split(",")
+    ):
+        raise UserError(f"--cuda-visible-devices {wanted!r}: give numbers with commas between, such as 0,1")
+    os.environ["CUDA_VISIBLE_DEVICES"] = wanted
+
+
+def _auto_quantization(cuda: bool, method: str) -> tuple[str, str]:
+    if method == "full":
+        return "none", "every weight is trained"
+    return ("8bit", "auto, on CUDA") if cuda else ("none", "auto, on a CPU")
+
+
+def _compute_dtype(cuda: bool) -> tuple[torch.dtype, str]:
+    import torch
+
+    if not cuda:
+        return torch.float32, "on a CPU"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16, "the GPU supports it"
+    return torch.float16, "the GPU has no bfloat16"

@@ -1,0 +1,69 @@
+"""A session: bundle, run and model opened together, for the scripts that use what was trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers.utils import logging as transformers_logging
+
+from asr.offline.decoding import Transcriber
+from asr.offline.precision import choose_precision
+from asr.offline.runs import Run, find_run
+from asr.offline.whisper import load_adapter, load_whisper, without_adapter
+from asr.shared.bundle import Bundle, open_bundle
+from asr.shared.processor import load_processor
+from config import Decoding, Device, UseRun
+from utils import log
+
+
+@dataclass
+class Session:
+    """The base model and the tuned one, ready to transcribe.
+
+    Attributes:
+        bundle: verified.
+        run: the run in use.
+        tuned: transcriber of the run's model; with LoRA its adapter can be switched off.
+        whole: transcriber of the base where every weight was tuned, so that it is a model of its own.
+    """
+
+    bundle: Bundle
+    run: Run
+    tuned: Transcriber
+    whole: Transcriber | None
+
+    def transcribe_tuned(self, waveforms: list[np.ndarray], progress: str = "") -> list[str]:
+        """Text of each waveform (float32, 16 kHz), by the tuned model."""
+        return self.tuned.transcribe(waveforms, progress)
+
+    def transcribe_base(self, waveforms: list[np.ndarray], progress: str = "") -> list[str]:
+        """Text of each waveform (float32, 16 kHz), by the base model."""
+        if self.whole is not None:
+            return self.whole.transcribe(waveforms, progress)
+        with without_adapter(self.tuned.model):
+            return self.tuned.transcribe(waveforms, progress)
+
+
+def open_session(bundle_dir: Path, use: UseRun, device: Device, decoding: Decoding, with_base: bool = True) -> Session:
+    """Verify the bundle, find the run, load what it trained.
+
+    Args:
+        with_base: load the base beside a fully tuned model; an adapter has its base anyway.
+    """
+    transformers_logging.disable_progress_bar()
+    bundle = open_bundle(bundle_dir)
+    run = find_run(use, bundle)
+    full = run.record["settings"]["method"] == "full"
+    precision = choose_precision(device, run.record["settings"]["method"])
+    processor = load_processor(bundle.model_dir, bundle.language, bundle.task)
+
+    def listening(model_dir: Path, adapter_dir: Path | None = None) -> Transcriber:
+        model = load_whisper(model_dir, precision)
+        return Transcriber(load_adapter(model, adapter_dir) if adapter_dir else model, processor, precision, decoding)
+
+    log.info("loading %s", run.weights_dir)
+    if full:
+        return Session(bundle, run, listening(run.model_dir), listening(bundle.model_dir) if with_base else None)
+    return Session(bundle, run, listening(bundle.model_dir, run.adapter_dir), None)

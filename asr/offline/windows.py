@@ -1,0 +1,107 @@
+"""Windows: how a step's clips are laid into the 30 s that Whisper's encoder always reads.
+
+`packed` lays clips end to end, as distil-whisper's training does (Gandhi et al., 2023): the encoder sees windows as
+full as those it was pre-trained on, and computes little silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import WhisperTokenizer
+
+from asr.shared.audio import SAMPLE_RATE, load_audio
+from asr.shared.features import LogMel
+
+IGNORE = -100
+GAP_S = 0.2
+MAX_TOKENS = 448
+
+
+def pack(samples: list[int], tokens: list[int], max_samples: int, max_tokens: int) -> list[list[int]]:
+    """Group clips into as few windows as best-fit-decreasing finds.
+
+    Args:
+        samples: length of each clip.
+        tokens: label length of each clip, prompt and end included.
+        max_samples: what a window holds, the gaps between clips included.
+        max_tokens: what the decoder writes at most.
+
+    Returns:
+        Indices of the clips in each window; clips of a window stand in their given order.
+    """
+    gap = int(GAP_S * SAMPLE_RATE)
+    windows: list[tuple[list[int], int, int]] = []
+    for index in sorted(range(len(samples)), key=lambda i: -samples[i]):
+        fitting = [
+            (max_samples - used - gap - samples[index], number)
+            for number, (_, used, written) in enumerate(windows)
+            if used + gap + samples[index] <= max_samples and written + tokens[index] <= max_tokens
+        ]
+        if fitting:
+            clips, used, written = windows[min(fitting)[1]]
+            windows[min(fitting)[1]] = ([*clips, index], used + gap + samples[index], written + tokens[index])
+        else:
+            windows.append(([index], samples[index], tokens[index]))
+    return [sorted(clips) for clips, _, _ in windows]
+
+
+@dataclass
+class WindowCollator:
+    """Turns rows of the bundle into one training batch.
+
+    Attributes:
+        tokenizer: with language and task set.
+        log_mel: feature extraction for the model's window.
+        packed: lay clips end to end; otherwise each has a window of its own.
+        max_tokens: `config.max_target_positions` of the model.
+    """
+
+    tokenizer: WhisperTokenizer
+    log_mel: LogMel
+    packed: bool = True
+    max_tokens: int = MAX_TOKENS
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """Return one batch of W windows.
+
+        Returns:
+            input_features (W, mel, frames); decoder_input_ids (W, tokens), which begin with the start token; labels
+            (W, tokens), the same sequence one token later, so they begin with the language token; padding is -100.
+        """
+        clips = [load_audio(row["audio"]["bytes"]) for row in rows]
+        windows = [[i] for i in range(len(rows))]
+        if self.packed:
+            lengths = [len(row["labels"]) for row in rows]
+            windows = pack([len(clip) for clip in clips], lengths, self.log_mel.window_samples, self.max_tokens)
+        features = self.log_mel(torch.from_numpy(_lay_end_to_end(clips, windows)))
+        return {"input_features": features, **self._labels([self._ids(rows, window) for window in windows])}
+
+    def _ids(self, rows: list[dict], window: list[int]) -> list[int]:
+        if len(window) == 1:
+            return rows[window[0]]["labels"]
+        return self.tokenizer(" ".join(rows[i]["text"] for i in window)).input_ids
+
+    def _labels(self, sequences: list[list[int]]) -> dict[str, torch.Tensor]:
+        longest = max(map(len, sequences)) - 1
+        inputs = torch.full((len(sequences), longest), self.tokenizer.eos_token_id)
+        labels = torch.full((len(sequences), longest), IGNORE)
+        for row, sequence in enumerate(sequences):
+            inputs[row, : len(sequence) - 1] = torch.tensor(sequence[:-1])
+            labels[row, : len(sequence) - 1] = torch.tensor(sequence[1:])
+        return {"decoder_input_ids": inputs, "labels": labels}
+
+
+def _lay_end_to_end(clips: list[np.ndarray], windows: list[list[int]]) -> np.ndarray:
+    """Return float32 (windows, samples of the longest): clips with a short gap of silence between."""
+    gap = int(GAP_S * SAMPLE_RATE)
+    spans = [sum(len(clips[i]) + gap for i in window) - gap for window in windows]
+    laid = np.zeros((len(windows), max(spans)), dtype=np.float32)
+    for row, window in enumerate(windows):
+        at = 0
+        for i in window:
+            laid[row, at : at + len(clips[i])] = clips[i]
+            at += len(clips[i]) + gap
+    return laid
