@@ -28,7 +28,7 @@ def mini_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(DEMO_MODEL, folder)
     config = WhisperConfig.from_pretrained(
         DEMO_MODEL, d_model=64, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=128, decoder_ffn_dim=128, max_source_positions=250,
+        decoder_attention_heads=2, encoder_ffn_dim=128, decoder_ffn_dim=128, max_source_positions=250, dropout=0.0,
     )
     torch.manual_seed(0)
     model = WhisperForConditionalGeneration(config)

@@ -1,0 +1,66 @@
+"""Decoding: every waveform gets its own text, in its own place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from asr.offline.decoding import Transcriber, quietest
+from asr.offline.precision import Precision
+from asr.offline.whisper import attach_lora, load_whisper
+from asr.shared.audio import SAMPLE_RATE
+from asr.shared.processor import load_processor
+from config import Decoding, Lora
+
+CPU = Precision("cpu", "none", torch.float32)
+
+
+@pytest.fixture(scope="module")
+def transcriber(mini_model):
+    model = attach_lora(load_whisper(mini_model, CPU), Lora())
+    processor = load_processor(mini_model, "Korean", "transcribe")
+    return Transcriber(model, processor, CPU, Decoding(per_device_eval_batch_size=2, generation_max_length=24))
+
+
+def noise(seconds: float, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, int(seconds * SAMPLE_RATE)).astype(np.float32)
+
+
+def test_order_and_batches_do_not_change_the_text(transcriber):
+    clips = [noise(seconds, seed) for seed, seconds in enumerate([1.0, 4.9, 0.3, 2.2, 3.1])]
+    together = transcriber.transcribe(clips)
+    assert together == [transcriber.transcribe([clip])[0] for clip in clips]
+
+
+def test_training_goes_on_as_it_was(transcriber):
+    """Evaluation leaves neither evaluation mode nor missing gradients behind."""
+    transcriber.model.train()
+    transcriber.transcribe([noise(1, 0)])
+    assert transcriber.model.training
+    assert torch.is_grad_enabled()
+
+
+def test_audio_longer_than_the_window_is_cut_in_silence_and_loses_nothing(transcriber):
+    """12 s for a window of 5 s: three pieces that add up, cut where it was quiet."""
+    speech = noise(12, 1)
+    speech[int(4.0 * SAMPLE_RATE) : int(4.3 * SAMPLE_RATE)] = 0
+    speech[int(8.1 * SAMPLE_RATE) : int(8.4 * SAMPLE_RATE)] = 0
+    pieces = transcriber._cut(speech)
+    np.testing.assert_array_equal(np.concatenate(pieces), speech)
+    ends = np.cumsum([len(piece) for piece in pieces[:-1]]) / SAMPLE_RATE
+    assert 4.0 < ends[0] < 4.3
+    assert 8.1 < ends[1] < 8.4
+    assert max(map(len, pieces)) <= 5 * SAMPLE_RATE
+
+
+def test_quietest_place_is_found():
+    waveform = np.ones(32_000, dtype=np.float32)
+    waveform[20_000:22_000] = 0
+    assert 20_000 <= quietest(waveform, 8_000, 32_000) <= 22_000
+
+
+def test_prompt_holds_language_and_task(transcriber):
+    """They are given at every call: a reloaded generation configuration may not have them."""
+    assert transcriber.options["language"] == "korean"
+    assert transcriber.options["task"] == "transcribe"

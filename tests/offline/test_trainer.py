@@ -1,0 +1,177 @@
+"""Training: the loss of a step, what is kept, and what a resume accepts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from asr.offline.callbacks import KeepBest, MetricsFile
+from asr.offline.checkpoints import mark_complete, newest_complete
+from asr.offline.precision import Precision
+from asr.offline.runs import Run, find_run, finish_run, start_run
+from asr.offline.trainer import build_trainer, token_mean_loss, train
+from asr.shared.bundle import open_bundle
+from asr.shared.cli import parse
+from config import TrainOffline, UseRun
+from utils import UserError
+
+CPU = Precision("cpu", "none", torch.float32)
+
+
+def configuration(mini_bundle, tmp_path, *flags: object) -> TrainOffline:
+    arguments = ["--bundle-dir", mini_bundle, "--output-dir", tmp_path, "--dataloader-num-workers", 0, *flags]
+    return parse(TrainOffline, [str(a) for a in arguments])[0]
+
+
+def trained_weights(config: TrainOffline) -> tuple[dict, list[dict]]:
+    """Train, and return the weights that were kept and the lines of metrics.jsonl."""
+    bundle = open_bundle(config.bundle.bundle_dir)
+    run = start_run(config, bundle)
+    train(build_trainer(config, bundle, run, CPU), run, bundle.base_name)
+    lines = (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return load_file(run.adapter_dir / "adapter_model.safetensors"), [json.loads(line) for line in lines]
+
+
+def test_accumulated_batches_weigh_tokens_like_one_batch(mini_bundle, tmp_path):
+    """4 x 1 and 1 x 4 are the same step. Trainer's own way made the loss four times as large."""
+    common = ["--audio-layout", "padded", "--lora-dropout", 0, "--max-steps", 2, "--warmup-steps", 0,
+              "--logging-steps", 1]  # fmt: skip
+    one, lines_one = trained_weights(configuration(
+        mini_bundle, tmp_path, *common, "--run-name", "one", "--per-device-train-batch-size", 4))  # fmt: skip
+    many, lines_many = trained_weights(configuration(
+        mini_bundle, tmp_path, *common, "--run-name", "many", "--per-device-train-batch-size", 1,
+        "--gradient-accumulation-steps", 4))  # fmt: skip
+    losses = [[line["loss"] for line in lines if "loss" in line] for lines in (lines_one, lines_many)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for name in one:
+        torch.testing.assert_close(one[name], many[name], rtol=1e-3, atol=1e-5)
+
+
+def test_loss_is_the_mean_over_tokens_not_over_windows():
+    """A window of 30 tokens weighs ten times one of 3."""
+    logits = torch.randn(2, 30, 7)
+    labels = torch.randint(0, 7, (2, 30))
+    labels[1, 3:] = -100
+    by_hand = torch.nn.functional.cross_entropy(torch.cat([logits[0], logits[1, :3]]), torch.cat([labels[0], labels[1, :3]]))
+    outputs = type("Outputs", (), {"logits": logits})
+    torch.testing.assert_close(token_mean_loss(outputs, labels), by_hand)
+    torch.testing.assert_close(token_mean_loss(outputs, labels, torch.tensor(66)), by_hand / 2)
+
+
+def test_the_best_weights_are_those_of_the_lowest_cer(mini_bundle, tmp_path, monkeypatch):
+    """A later evaluation with a worse CER, or an equal one, leaves the kept weights alone."""
+    run = start_run(configuration(mini_bundle, tmp_path), open_bundle(mini_bundle))
+    saved = []
+    monkeypatch.setattr("asr.offline.callbacks.save_weights", lambda model, folder, name: saved.append(model))
+    keep = KeepBest(run, "base")
+    state = type("State", (), {"global_step": 0})
+    for step, cer in enumerate([0.9, 0.5, 0.5, 0.7, 0.4], start=1):
+        state.global_step = step
+        keep.on_evaluate(None, state, None, metrics={"eval_cer": cer}, model=step)
+    assert saved == [1, 2, 5]
+    assert run.best == {"step": 5, "cer": 0.4}
+    assert KeepBest(run, "base").best == 0.4
+
+
+def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path):
+    """No step stands twice in metrics.jsonl, and a line that a crash cut short is gone."""
+    log = MetricsFile(Run(tmp_path))
+    lines = [f'{{"step": {step}, "loss": 1.0}}' for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 4, "lo']), encoding="utf-8")
+    log.on_train_begin(None, type("State", (), {"global_step": 2}), None)
+    assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines() == lines[:2]
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    for step in (5, 10, 20):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "optimizer.pt").write_bytes(b"state %d" % step)
+        mark_complete(folder)
+    return tmp_path
+
+
+def test_newest_checkpoint_counts_by_number(checkpoints):
+    assert newest_complete(checkpoints).name == "checkpoint-20"
+
+
+@pytest.mark.parametrize("damage", ["unmarked", "missing", "cut", "half a mark"])
+def test_incomplete_checkpoint_is_passed_over(checkpoints, damage):
+    newest = checkpoints / "checkpoint-20"
+    if damage == "unmarked":
+        (newest / "complete.json").unlink()
+    elif damage == "missing":
+        (newest / "optimizer.pt").unlink()
+    elif damage == "cut":
+        (newest / "optimizer.pt").write_bytes(b"sta")
+    else:
+        (newest / "complete.json").write_text('{"optimizer.pt": "12')
+    assert newest_complete(checkpoints).name == "checkpoint-10"
+
+
+def test_no_checkpoint_at_all(tmp_path):
+    assert newest_complete(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("flag", ["--per-device-train-batch-size", "--lora-r", "--seed", "--max-steps"])
+def test_resume_with_another_setting_is_refused(mini_bundle, tmp_path, flag):
+    """Trainer itself says nothing and trains something that neither run would have been."""
+    bundle = open_bundle(mini_bundle)
+    start_run(configuration(mini_bundle, tmp_path, "--run-name", "night"), bundle)
+    with pytest.raises(UserError, match=flag):
+        start_run(configuration(mini_bundle, tmp_path, "--run-name", "night", "--resume", flag, 3), bundle)
+
+
+def test_resume_on_another_bundle_is_refused(mini_bundle, tmp_path):
+    bundle = open_bundle(mini_bundle)
+    start_run(configuration(mini_bundle, tmp_path, "--run-name", "night"), bundle)
+    with pytest.raises(UserError, match="another bundle"):
+        start_run(
+            configuration(mini_bundle, tmp_path, "--run-name", "night", "--resume"),
+            replace(bundle, manifest_sha256="0" * 64),
+        )
+
+
+def test_a_taken_run_name_is_refused(mini_bundle, tmp_path):
+    config = configuration(mini_bundle, tmp_path, "--run-name", "night")
+    start_run(config, open_bundle(mini_bundle))
+    with pytest.raises(UserError, match="exists already"):
+        start_run(config, open_bundle(mini_bundle))
+
+
+def test_resume_with_nothing_to_resume_starts_anew(mini_bundle, tmp_path):
+    run = start_run(configuration(mini_bundle, tmp_path, "--resume"), open_bundle(mini_bundle))
+    assert run.record["status"] == "running"
+
+
+def test_newest_finished_run_is_found(mini_bundle, tmp_path):
+    bundle = open_bundle(mini_bundle)
+    for name in ("b-first", "a-second", "c-unfinished"):
+        run = start_run(configuration(mini_bundle, tmp_path, "--run-name", name), bundle)
+        if name != "c-unfinished":
+            finish_run(run, {})
+    shutil.copytree(tmp_path / "a-second", tmp_path / "d-broken")
+    (tmp_path / "d-broken" / "run.json").write_text("{")
+    assert find_run(UseRun(tmp_path), bundle).path.name == "a-second"
+    with pytest.raises(UserError, match="did not finish"):
+        find_run(UseRun(tmp_path, run=Path("c-unfinished")), bundle)
+    with pytest.raises(UserError, match="no run"):
+        find_run(UseRun(tmp_path, run=Path("nothing")), bundle)
+    with pytest.raises(UserError, match="no finished run"):
+        find_run(UseRun(tmp_path / "empty"), bundle)
+
+
+def test_run_of_another_base_model_is_refused(mini_bundle, tmp_path):
+    bundle = open_bundle(mini_bundle)
+    run = start_run(configuration(mini_bundle, tmp_path), bundle)
+    finish_run(run, {})
+    run.update(base_model_sha256={"model/model.safetensors": "0" * 64})
+    with pytest.raises(UserError, match="another base model"):
+        find_run(UseRun(tmp_path), bundle)

@@ -1,0 +1,125 @@
+"""Windows: what the model trains on is what was said, with as little silence as fits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import WhisperFeatureExtractor
+
+from asr.offline.windows import GAP_S, IGNORE, WindowCollator, pack
+from asr.shared.audio import SAMPLE_RATE, encode_flac
+from asr.shared.features import LogMel
+from asr.shared.processor import load_processor
+from tests.conftest import DEMO_MODEL, MEASURING_DATA
+
+GAP = int(GAP_S * SAMPLE_RATE)
+WINDOW = 30 * SAMPLE_RATE
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_processor(DEMO_MODEL, "Korean", "transcribe").tokenizer
+
+
+def row(tokenizer, text: str, seconds: float, pitch: float = 220.0) -> dict:
+    """A bundle row whose audio is a tone."""
+    tone = 0.1 * np.sin(2 * np.pi * pitch * np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE)
+    return {
+        "audio": {"bytes": encode_flac(tone.astype(np.float32))},
+        "text": text,
+        "labels": tokenizer(text).input_ids,
+    }
+
+
+@given(st.lists(st.tuples(st.integers(1, WINDOW), st.integers(1, 448)), min_size=1, max_size=40))
+def test_packing_keeps_every_clip_once_and_within_limits(clips):
+    samples, tokens = [c[0] for c in clips], [c[1] for c in clips]
+    windows = pack(samples, tokens, WINDOW, 448)
+    assert sorted(i for window in windows for i in window) == list(range(len(clips)))
+    for window in windows:
+        assert window == sorted(window)
+        assert sum(samples[i] for i in window) + GAP * (len(window) - 1) <= WINDOW
+        assert sum(tokens[i] for i in window) <= 448
+
+
+def test_packing_fills_windows():
+    """Eight clips of 3.5 s fit one window; a window a clip would be eight times the work."""
+    assert len(pack([int(3.5 * SAMPLE_RATE)] * 8, [20] * 8, WINDOW, 448)) == 1
+
+
+def test_labels_begin_with_the_language_token_and_the_start_token_comes_once(tokenizer):
+    """Public scripts strip the wrong token and train with a doubled start token."""
+    batch = WindowCollator(tokenizer, LogMel())([row(tokenizer, "감사합니다", 1), row(tokenizer, "비가 왔습니다", 29.5)])
+    start, language = tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", "<|ko|>"])
+    assert batch["decoder_input_ids"][:, 0].tolist() == [start, start]
+    assert batch["labels"][:, 0].tolist() == [language, language]
+    assert not (batch["labels"] == start).any()
+    assert (batch["decoder_input_ids"] == start).sum() == 2
+
+
+def test_labels_end_with_one_end_token_and_padding_is_ignored(tokenizer):
+    rows = [row(tokenizer, "아주 긴 문장을 여기에 적었습니다", 29.5), row(tokenizer, "짧다", 29.5)]
+    batch = WindowCollator(tokenizer, LogMel())(rows)
+    for labels, one in zip(batch["labels"], rows, strict=True):
+        kept = labels[labels != IGNORE].tolist()
+        assert kept == one["labels"][1:]
+        assert kept.count(tokenizer.eos_token_id) == 1
+
+
+def test_a_packed_window_reads_as_one_text(tokenizer):
+    """Tokens of a window are those of its clips' texts joined by a space, with one prompt and one end."""
+    texts = ["날씨가 맑았습니다", "기차가 떠났습니다", "고맙습니다"]
+    batch = WindowCollator(tokenizer, LogMel())([row(tokenizer, text, 2) for text in texts])
+    assert batch["input_features"].shape == (1, 80, 3000)
+    assert tokenizer.decode(batch["labels"][0], skip_special_tokens=True) == " ".join(texts)
+    assert [batch["decoder_input_ids"][0, 0].item(), *batch["labels"][0].tolist()] == tokenizer(" ".join(texts)).input_ids
+
+
+def test_packed_audio_stands_where_it_belongs(tokenizer):
+    """The second clip begins one gap after the first ends, and is itself."""
+    rows = [row(tokenizer, "하나", 2, 300), row(tokenizer, "둘", 3, 900)]
+    features = WindowCollator(tokenizer, LogMel())(rows)["input_features"][0]
+    loudest = features.argmax(dim=0)
+    first, gap, second = loudest[20:180], features[:, 205:215], loudest[225:515]
+    assert first.float().std() == 0
+    assert second.float().std() == 0
+    assert second[0] > first[0]
+    assert gap.max() < features.max() - 1
+
+
+def test_one_clip_packed_equals_one_clip_padded(tokenizer):
+    one = [row(tokenizer, "같은 것", 4)]
+    packed = WindowCollator(tokenizer, LogMel(), packed=True)(one)
+    padded = WindowCollator(tokenizer, LogMel(), packed=False)(one)
+    assert all(torch.equal(packed[key], padded[key]) for key in packed)
+
+
+def test_padded_layout_is_the_plain_recipe(tokenizer):
+    """Each clip has its own window, bit for bit what WhisperFeatureExtractor makes of it."""
+    rows = [row(tokenizer, "하나", 1.3), row(tokenizer, "둘", 4.7, 500)]
+    batch = WindowCollator(tokenizer, LogMel(), packed=False)(rows)
+    from asr.shared.audio import load_audio
+
+    plain = WhisperFeatureExtractor()(
+        [load_audio(r["audio"]["bytes"]) for r in rows], sampling_rate=SAMPLE_RATE, return_tensors="pt"
+    ).input_features
+    assert torch.equal(batch["input_features"], plain)
+
+
+def test_real_tokenizer_gives_the_published_ids():
+    """The check sentence that comes with the real Whisper vocabulary."""
+    folder = MEASURING_DATA / "whisper-processor"
+    if not folder.is_dir():
+        pytest.skip("the real processor files are not here")
+    real = load_processor(folder, "Korean", "transcribe").tokenizer
+    sentence = "저는 서울중앙지검 지능범죄수사팀 최인호 검사입니다."
+    expected = """50258 50264 50359 50363 11738 1098 31039 13907 48808 1831 1368 222 4704 16102 15810 242 3354 226 8449
+    5727 169 3638 14571 4215 14705 20282 5727 7416 13 50257"""
+    ids = [int(i) for i in expected.split()]
+    assert real(sentence).input_ids == ids
+    batch = WindowCollator(real, LogMel())([row(real, sentence, 3)])
+    assert batch["decoder_input_ids"][0].tolist() == ids[:-1]
+    assert batch["labels"][0].tolist() == ids[1:]
