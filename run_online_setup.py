@@ -21,10 +21,12 @@ def main(config: OnlineSetup) -> None:
     """Nothing in, a sealed bundle out."""
     import download_data
     import download_model
+    from asr.online.sources import check_source
     from asr.shared.bundle import seal
 
     if config.demo:
         use_demo(config.data, config.whisper)
+    check_source(config.data)
     download_model.main(DownloadModel(config.bundle, config.whisper))
     download_data.main(DownloadData(config.bundle, config.whisper, config.data))
 

@@ -40,17 +40,26 @@ def read_rows(data: Data, whisper: Whisper, unpack_dir: Path) -> Iterator[Row]:
     """Yield the rows of the source that the configuration names.
 
     Raises:
-        UserError: no source is named, or what is named is not one.
+        UserError: what is named is not a source.
+    """
+    yield from read_common_voice(check_source(data), whisper.language_abbr, unpack_dir)
+
+
+def check_source(data: Data) -> Path:
+    """Look whether a source is named and there, before anything long begins.
+
+    Raises:
+        UserError: it is not.
     """
     if data.common_voice is None:
         raise UserError("no speech is named: give --common-voice PATH (a .tar.gz or its folder), or try --demo")
-    yield from read_common_voice(data.common_voice, whisper.language_abbr, unpack_dir)
+    if not data.common_voice.exists():
+        raise UserError(f"--common-voice {data.common_voice}: there is no such file or folder")
+    return data.common_voice
 
 
 def read_common_voice(release: Path, locale: str, unpack_dir: Path) -> Iterator[Row]:
     """Yield the train, dev and test rows of a Common Voice release: its .tar.gz, or the folder it unpacks to."""
-    if not release.exists():
-        raise UserError(f"--common-voice {release}: there is no such file or folder")
     folder = _locale_folder(release if release.is_dir() else _unpack(release, unpack_dir), release, locale)
     for name, split in SPLITS.items():
         table = folder / f"{name}.tsv"

@@ -1,0 +1,265 @@
+"""The whole flow as a user runs it: scripts in processes of their own, with real files between them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import DEMO_CORPUS, ROOT, script
+
+SHORT = ("--max-steps", 4, "--warmup-steps", 0, "--generation-max-length", 24)
+STRACE = shutil.which("strace")
+CAN_UNSHARE = bool(shutil.which("unshare")) and not subprocess.run(["unshare", "-rn", "true"]).returncode
+
+
+@pytest.fixture(scope="module")
+def moved_bundle(mini_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle after the crossing: at another path, with spaces and Korean in it, and read-only."""
+    bundle = tmp_path_factory.mktemp("옮긴 곳") / "내 묶음"
+    shutil.copytree(mini_bundle, bundle)
+    for path in [bundle, *bundle.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    return bundle
+
+
+@pytest.fixture(scope="module")
+def runs(moved_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs folder with one finished run, trained on the moved bundle and then moved itself."""
+    made = tmp_path_factory.mktemp("made") / "runs"
+    script("train_offline.py", "--bundle-dir", moved_bundle, "--output-dir", made, *SHORT, check=True)
+    moved = tmp_path_factory.mktemp("moved") / "runs"
+    shutil.move(made, moved)
+    return moved
+
+
+@pytest.fixture
+def offline(moved_bundle: Path, runs: Path) -> tuple[object, ...]:
+    return ("--bundle-dir", moved_bundle, "--output-dir", runs, "--generation-max-length", 24)
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def test_run_folder_explains_itself(runs: Path):
+    (run,) = runs.iterdir()
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert record["status"] == "finished"
+    assert record["results"]["steps"] == 4
+    assert set(record["versions"]) >= {"python", "torch", "transformers", "peft"}
+    assert (run / "adapter" / "adapter_model.safetensors").is_file()
+    assert list((run / "tensorboard").glob("events.*"))
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in steps if "eval_cer" in line] == [3, 4], "each epoch and the end"
+    again = script("train_offline.py", "--config", run / "config.toml", "--print-config", check=True)
+    assert "max_steps = 4" in again.stdout
+
+
+def test_evaluation_compares_base_and_tuned(offline, runs: Path, moved_bundle: Path):
+    before = snapshot(moved_bundle)
+    done = script("evaluate_model.py", *offline, check=True)
+    (run,) = runs.iterdir()
+    figures = json.loads((run / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    assert figures["utterances"] == 4
+    for name in ("base", "tuned"):
+        assert set(figures[name]) == {"cer", "cer_with_spaces", "wer"}
+        assert f"{figures[name]['cer']:.4f}" in done.stdout
+    table = (run / "evaluation" / "utterances.csv").read_bytes()
+    assert table.startswith(b"\xef\xbb\xbf")
+    assert len(table.decode("utf-8-sig").splitlines()) == 5
+    assert run.name in done.stderr
+    assert snapshot(moved_bundle) == before, "the bundle is only read"
+
+
+def test_inference_prints_text_alone(offline):
+    clip = next((DEMO_CORPUS / "clips").glob("*test_0000.mp3"))
+    done = script("inference.py", clip, *offline, check=True)
+    assert len(done.stdout.splitlines()) <= 1
+    assert "newest finished" in done.stderr
+
+
+def test_a_bad_file_does_not_stop_the_others(offline, tmp_path):
+    clips = sorted((DEMO_CORPUS / "clips").glob("*test_000[01].mp3"))
+    (tmp_path / "bad.wav").write_bytes(b"not audio")
+    done = script("inference.py", clips[0], tmp_path / "bad.wav", clips[1], *offline)
+    assert done.returncode == 2
+    assert [line.partition("\t")[0] for line in done.stdout.splitlines()] == [str(clip) for clip in clips]
+    assert "bad.wav: the file cannot be decoded" in done.stderr
+
+
+def test_plain_libraries_load_what_we_wrote(runs: Path, moved_bundle: Path, tmp_path):
+    """transformers and peft alone, from another folder: none of our code is on the path."""
+    (run,) = runs.iterdir()
+    program = f"""
+import sys, torch
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from peft import PeftModel
+from datasets import load_from_disk
+base = WhisperForConditionalGeneration.from_pretrained({str(moved_bundle / "model")!r})
+model = PeftModel.from_pretrained(base, {str(run / "adapter")!r})
+processor = WhisperProcessor.from_pretrained({str(moved_bundle / "model")!r})
+ids = model.generate(input_features=torch.zeros(1, 80, 500), language="ko", task="transcribe", max_new_tokens=5)
+assert processor.tokenizer("가").input_ids
+row = load_from_disk({str(moved_bundle / "data")!r})["train"][0]
+assert row["audio"]["bytes"][:4] == b"fLaC" and row["text"] and row["labels"]
+assert not any(name == "asr" or name.startswith("asr.") for name in sys.modules)
+print("loaded", tuple(ids.shape)[0])
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
+    )
+    assert done.stdout.strip() == "loaded 1", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "produced"),
+    [
+        (("--quantization", "8bit"), "adapter/adapter_model.safetensors"),
+        (("--method", "full"), "model/model.safetensors"),
+        (("--audio-layout", "padded", "--gradient-checkpointing"), "adapter/adapter_model.safetensors"),
+    ],
+)
+def test_other_ways_to_train(moved_bundle: Path, tmp_path, flags, produced):
+    where = ("--bundle-dir", moved_bundle, "--output-dir", tmp_path, "--generation-max-length", 24)
+    done = script("train_offline.py", *where, *SHORT[:4], *flags, check=True)
+    (run,) = tmp_path.iterdir()
+    assert (run / produced).is_file()
+    if "full" in flags:
+        assert "peak learning rate 1e-05" in done.stderr
+        assert script("evaluate_model.py", *where, check=True).stdout.startswith("test split, 4 utterances")
+
+
+def test_killed_and_resumed_ends_bit_identical(moved_bundle: Path, tmp_path):
+    """kill -9 between two checkpoints, the newest of them incomplete; --resume ends with the same bytes."""
+    where = ("--bundle-dir", moved_bundle, "--output-dir", tmp_path)
+    pace = ("--max-steps", 14, "--warmup-steps", 2, "--save-steps", 2, "--eval-steps", 7, "--generation-max-length", 16)
+    pace += ("--logging-steps", 2)
+    script("train_offline.py", *where, *pace, "--run-name", "whole", check=True)
+
+    arguments = ("train_offline.py", *where, *pace, "--run-name", "killed", "--save-total-limit", 5)
+    kill_when(arguments, tmp_path / "killed" / "checkpoints" / "checkpoint-8" / "complete.json")
+    (tmp_path / "killed" / "checkpoints" / "checkpoint-8" / "optimizer.pt").write_bytes(b"cut short")
+    done = script(*arguments, "--resume", check=True)
+
+    assert "checkpoint-8 is not complete" in done.stderr
+    assert "resuming from" in done.stderr
+    assert "checkpoint-6" in done.stderr
+    weights = [(tmp_path / run / "adapter" / "adapter_model.safetensors").read_bytes() for run in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    lines = [[json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+             for run in ("whole", "killed")]  # fmt: skip
+    losses = [[(line["step"], line["loss"]) for line in each if "loss" in line] for each in lines]
+    assert losses[0] == losses[1]
+
+
+def kill_when(arguments: tuple, sign: Path) -> None:
+    """Start a script and kill -9 it as soon as a file is there."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / arguments[0]), *map(str, arguments[1:])], env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not sign.exists():
+        assert process.poll() is None, "training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("damage", ["flip", "missing", "unfinished", "cut"])
+def test_damaged_bundle_stops_training(mini_bundle: Path, tmp_path, damage):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(mini_bundle, bundle)
+    victim = bundle / "data" / "train" / "data-00000-of-00001.arrow"
+    if damage == "flip":
+        content = bytearray(victim.read_bytes())
+        content[len(content) // 2] ^= 1
+        victim.write_bytes(content)
+    elif damage == "missing":
+        victim = bundle / "model" / "tokenizer.json"
+        victim.unlink()
+    elif damage == "unfinished":
+        victim = bundle / "manifest.json"
+        victim.unlink()
+    else:
+        os.truncate(victim, 1000)
+    done = script("train_offline.py", "--bundle-dir", bundle, "--output-dir", tmp_path / "runs")
+    assert done.returncode == 3
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert str(victim) in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_setup_that_fails_leaves_no_manifest(mini_bundle: Path, tmp_path, mini_model: Path):
+    """A second setup that breaks off must not leave the first one's seal on a half-changed bundle."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(mini_bundle, bundle)
+    (tmp_path / "empty").mkdir()
+    done = script("run_online_setup.py", "--model-name-or-path", mini_model, "--common-voice", tmp_path / "empty",
+                  "--bundle-dir", bundle)  # fmt: skip
+    assert done.returncode == 2
+    assert script("train_offline.py", "--bundle-dir", bundle).returncode == 3
+
+
+@pytest.mark.skipif(not CAN_UNSHARE, reason="needs unshare with user namespaces")
+def test_network_cut_off(moved_bundle: Path, tmp_path):
+    """In a network namespace with no interface at all."""
+    where = ("--bundle-dir", moved_bundle, "--output-dir", tmp_path, "--generation-max-length", 24)
+    script("train_offline.py", *where, *SHORT[:4], check=True, prefix=("unshare", "-rn"))
+    script("evaluate_model.py", *where, check=True, prefix=("unshare", "-rn"))
+
+
+@pytest.mark.skipif(STRACE is None, reason="needs strace")
+def test_no_address_but_loopback_is_contacted(moved_bundle: Path, tmp_path):
+    """Training, evaluation, transcription and the page, as the kernel saw them."""
+    where = ("--bundle-dir", moved_bundle, "--output-dir", tmp_path / "runs", "--generation-max-length", 24)
+    clip = next((DEMO_CORPUS / "clips").glob("*test_0000.mp3"))
+    trace = tmp_path / "trace"
+    prefix = (str(STRACE), "-f", "-e", "trace=connect,sendto,sendmsg", "-A", "-o", str(trace))
+    script("train_offline.py", *where, *SHORT[:4], check=True, prefix=prefix)
+    script("evaluate_model.py", *where, check=True, prefix=prefix)
+    script("inference.py", clip, *where, check=True, prefix=prefix)
+    use_page(where, clip, prefix)
+    calls = trace.read_text(encoding="utf-8", errors="replace")
+    assert "sin_port" in calls, "the page's own check of its port is seen, so the trace works"
+    addresses = set(re.findall(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"', calls))
+    assert {four or six for four, six in addresses} <= {"127.0.0.1", "::1"}
+
+
+def use_page(where: tuple, clip: Path, prefix: tuple[str, ...]) -> None:
+    """Serve the page, read it, transcribe a clip and a bad file through it, and stop it."""
+    from gradio_client import Client, handle_file
+
+    process = subprocess.Popen(
+        [*prefix, sys.executable, str(ROOT / "inference.py"), *map(str, where), "--port", "0"],
+        stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        address = next(m[0] for line in process.stderr if (m := re.search(r"http://127\.0\.0\.1:\d+", line)))
+        with urllib.request.urlopen(address) as page:
+            html = page.read().decode()
+        outside = set(re.findall(r'(?:src|href)="(https?://[^"]+)"', html))
+        assert not {url for url in outside if "127.0.0.1" not in url}, outside
+        client = Client(address, verbose=False)
+        tuned, base = client.predict(handle_file(clip), api_name="/transcribe")
+        assert isinstance(tuned, str)
+        assert isinstance(base, str)
+        with pytest.raises(Exception, match="cannot be read"):
+            client.predict(handle_file(ROOT / "utils.py"), api_name="/transcribe")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
