@@ -123,7 +123,11 @@ def folder_made_whole(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
-    yield beside
+    try:
+        yield beside
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
     for file in beside.rglob("*"):
         if file.is_file():
             _sync_file(file)

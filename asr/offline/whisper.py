@@ -27,7 +27,8 @@ def load_whisper(model_dir: Path, precision: Precision, full_weights: bool = Fal
     options: dict[str, Any] = {"dtype": torch.float32 if full_weights else precision.compute_dtype}
     if precision.quantization != "none":
         options["quantization_config"] = _quantization(precision)
-        options["device_map"] = {"": precision.device}
+        # accelerate compares devices by number: a bare "cuda" would count as another device than cuda:0.
+        options["device_map"] = {"": torch.cuda.current_device() if precision.device == "cuda" else "cpu"}
     model = WhisperForConditionalGeneration.from_pretrained(
         model_dir, local_files_only=True, use_safetensors=True, **options
     )
