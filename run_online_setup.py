@@ -34,7 +34,10 @@ def main(config: OnlineSetup) -> None:
     bundle_dir = config.bundle.bundle_dir
     report = json.loads((bundle_dir / "reports" / "data.json").read_text(encoding="utf-8"))
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in knobs(config)}
-    bundle = seal(bundle_dir, settings, report)
+    source = Path(config.whisper.model_name_or_path)
+    # A folder's path means nothing on the box; its name still tells which model this is.
+    base_model = source.resolve().name if source.is_dir() else config.whisper.model_name_or_path
+    bundle = seal(bundle_dir, base_model, settings, report)
     size = sum(entry["size"] for entry in bundle.manifest["files"].values())
     log.info("done: %s holds %d files, %.1f MB", bundle_dir, len(bundle.manifest["files"]), size / 1e6)
     log.info("next: copy it and this project to the box, then: python train_offline.py")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import ipaddress
 import json
 import logging
 import os
 import shutil
+import socket
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +197,22 @@ def go_offline() -> None:
     os.environ.update(OFFLINE_SWITCHES)
     if not _guard_is_up:
         sys.addaudithook(_refuse_network)
+        for method in ("connect", "connect_ex", "sendto"):
+            setattr(socket.socket, method, _without_look_up(getattr(socket.socket, method), f"socket.{method}"))
         _guard_is_up = True
+
+
+def _without_look_up(method: Callable[..., Any], event: str) -> Callable[..., Any]:
+    """Guard a socket's method that would resolve a host's name before the audit hook hears of it."""
+
+    @functools.wraps(method)
+    def guarded(self: socket.socket, *args: Any) -> Any:
+        address = args[-1] if args else None
+        if isinstance(address, tuple) and address[0] and not _needs_no_look_up(address[0]):
+            _refuse(event, f"{address[0]}:{address[1]}")
+        return method(self, *args)
+
+    return guarded
 
 
 def _refuse_network(event: str, args: tuple[Any, ...]) -> None:
@@ -204,9 +221,11 @@ def _refuse_network(event: str, args: tuple[Any, ...]) -> None:
         # Local sockets have a path for an address; sendmsg on a connected socket has none.
         if isinstance(address, tuple) and not _is_this_machine(address[0]):
             _refuse(event, f"{address[0]}:{address[1]}")
-    elif event in {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}:
+    elif event in {"socket.getaddrinfo", "socket.gethostbyname"}:
         if args[0] and not _needs_no_look_up(args[0]):
             _refuse(event, args[0])
+    elif event == "socket.gethostbyaddr" and not _is_this_machine(args[0]):
+        _refuse(event, args[0])
     elif event == "socket.getnameinfo" and not _is_this_machine(args[0][0]):
         _refuse(event, args[0][0])
 

@@ -22,7 +22,7 @@ from config import Data
 from utils import UserError, folder_made_whole, write_atomically, write_json
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Features
     from transformers import WhisperTokenizer
 
 SPLITS = ("train", "validation", "test")
@@ -125,24 +125,18 @@ def _store(verdicts: Iterable[Verdict], tokenizer: WhisperTokenizer, folder: Pat
             tally.seconds[judged.row.split] += judged.duration_s
             writers[judged.row.split].write(_example(judged, labels))
         for name, writer in writers.items():
-            stored = _empty(features)
-            if tally.kept[name]:
-                writer.finalize()
-                stored = Dataset.from_file(files[name])
-            stored.save_to_disk(str(folder / name))
+            writer.finalize()
+            # Left alone, `datasets` saves an empty split as no file at all, which it then cannot load.
+            shards = None if tally.kept[name] else 1
+            Dataset.from_file(files[name]).save_to_disk(str(folder / name), num_shards=shards)
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(SPLITS)}))
-
-
-def _empty(features: Features) -> Dataset:
-    from datasets import Dataset
-
-    return Dataset.from_dict({column: [] for column in features}, features=features)
 
 
 def _with_labels(verdict: Verdict, tokenizer: WhisperTokenizer) -> tuple[Verdict, list[int]]:
     if verdict.reason:
         return verdict, []
-    labels = tokenizer(verdict.text).input_ids
+    # A sentence that spells one of Whisper's own tokens, such as <|endoftext|>, stays text.
+    labels = tokenizer(verdict.text, split_special_tokens=True).input_ids
     if len(labels) > MAX_LABEL_TOKENS:
         detail = f"{len(labels)} tokens, Whisper writes at most {MAX_LABEL_TOKENS}"
         return Verdict(verdict.row, reason="text too long", detail=detail), []

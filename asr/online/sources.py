@@ -6,7 +6,9 @@ A new source is a function that yields `Row`s, and a line in `read_rows`.
 from __future__ import annotations
 
 import csv
+import gzip
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 from config import Data, Whisper
 from utils import UserError, folder_made_whole, log
 
+GZIP = b"\x1f\x8b"
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
@@ -69,7 +72,14 @@ def read_common_voice(release: Path, locale: str, unpack_dir: Path) -> Iterator[
 
 
 def _read_table(table: Path, split: str) -> Iterator[Row]:
-    with open(table, encoding="utf-8", newline="") as file:
+    try:
+        yield from _parse_table(table, split)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
+
+
+def _parse_table(table: Path, split: str) -> Iterator[Row]:
+    with open(table, encoding="utf-8-sig", newline="") as file:
         # Common Voice writes its tables without quoting: a quotation mark is part of the sentence.
         reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         lacking = {"client_id", "path", "sentence"} - set(reader.fieldnames or [])
@@ -105,8 +115,21 @@ def _unpack(archive: Path, unpack_dir: Path) -> Path:
     if not done.is_dir():
         log.info("unpacking %s", archive)
         try:
-            with folder_made_whole(done) as folder, tarfile.open(archive) as tar:
-                tar.extractall(folder, filter="data")
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise UserError(f"--common-voice {archive} cannot be unpacked: {error}; fetch it again") from None
+            with folder_made_whole(done) as folder:
+                _unpack_into(archive, folder)
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--common-voice {archive} cannot be unpacked: {reason}; fetch it again") from None
     return done
+
+
+def _unpack_into(archive: Path, folder: Path) -> None:
+    with open(archive, "rb") as file:
+        packed = file.read(2) == GZIP
+        file.seek(0)
+        stream = gzip.GzipFile(fileobj=file) if packed else file
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            tar.extractall(folder, filter="data")
+        # The checksum stands at the very end, behind what tar reads: without this, damaged clips would pass.
+        while stream.read(1 << 20):
+            pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from config import Whisper
 from utils import UserError, folder_made_whole, log
@@ -59,18 +60,59 @@ def _download(name: str, revision: str, folder: Path) -> None:
 
 
 def _check(name: str, folder: Path) -> None:
-    for needed in ("config.json", "generation_config.json"):
-        if not (folder / needed).is_file():
-            raise UserError(f"--model-name-or-path {name}: {needed} is missing")
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    """Look at everything that the air-gapped box will need, here where it can be fetched again."""
+    try:
+        _check_files(folder)
+    except UserError as error:
+        raise UserError(f"--model-name-or-path {name}: {error}") from None
+
+
+def _check_files(folder: Path) -> None:
+    for needed in ("config.json", "generation_config.json", "tokenizer.json"):
+        if not (folder / needed).is_file() and not (needed == "tokenizer.json" and (folder / "vocab.json").is_file()):
+            raise UserError(f"{needed} is missing")
+    for file in sorted(folder.glob("*.json")):
+        _read_json(file)
+    kind = _read_json(folder / "config.json").get("model_type")
     if kind != "whisper":
-        raise UserError(f"--model-name-or-path {name}: this is a '{kind}' model, not a Whisper")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"--model-name-or-path {name}: it has no weights as .safetensors; convert it first")
+        raise UserError(f"this is a '{kind}' model, not a Whisper")
+    _check_weights(folder)
+    _check_processor(folder)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file.name} is broken ({error})") from None
+
+
+def _check_weights(folder: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    weights = {file.name for file in folder.glob("*.safetensors")}
+    for index in folder.glob("*.safetensors.index.json"):
+        weights |= set(_read_json(index)["weight_map"].values())
+    if not weights:
+        raise UserError("it has no weights as .safetensors; convert it first")
+    for file in sorted(weights):
+        if not (folder / file).is_file():
+            raise UserError(f"{file} is missing")
+        try:
+            with safe_open(folder / file, "np"):
+                pass
+        except SafetensorError as error:
+            raise UserError(f"{file} is broken ({error})") from None
+
+
+def _check_processor(folder: Path) -> None:
     from transformers import WhisperProcessor
 
     try:
-        WhisperProcessor.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--model-name-or-path {name}: tokenizer or processor files are incomplete: {reason}") from None
+        processor = WhisperProcessor.from_pretrained(folder)
+    # A broken tokenizer.json surfaces as a bare Exception from the Rust side.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"its tokenizer or processor files are incomplete: {reason}") from None
+    if processor.tokenizer.convert_tokens_to_ids("<|startoftranscript|>") in (None, processor.tokenizer.unk_token_id):
+        raise UserError("its tokenizer does not know Whisper's tokens")

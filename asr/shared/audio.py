@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SAMPLE_RATE = 16_000
+BLOCK = 1 << 20
 
 
 class AudioError(Exception):
@@ -29,14 +30,19 @@ def load_audio(source: str | os.PathLike[str] | bytes) -> np.ndarray:
     Raises:
         AudioError: missing, empty, not audio, or broken.
     """
+    import numpy as np
+
     data = source if isinstance(source, bytes) else _read_file(Path(source))
     if not data:
         raise AudioError("the file is empty")
     waveform, rate = _decode(data)
-    if waveform.size == 0:
+    samples = resample(waveform.mean(axis=1), rate)
+    if samples.size == 0:
         raise AudioError("the file holds no audio samples")
-    mono = waveform.mean(axis=1) if waveform.ndim == 2 else waveform
-    return resample(mono, rate)
+    if not np.isfinite(samples).all():
+        raise AudioError("the file holds samples that are no numbers")
+    # Float files and lossy codecs overshoot full scale; what is stored as 16 bit would clip there too.
+    return samples.clip(-1.0, 1.0)
 
 
 def resample(waveform: np.ndarray, rate: int) -> np.ndarray:
@@ -69,10 +75,17 @@ def _read_file(path: Path) -> bytes:
 
 
 def _decode(data: bytes) -> tuple[np.ndarray, int]:
+    """Return float32 samples, shape (samples, channels), and their rate in Hz."""
+    import numpy as np
     import soundfile
 
     try:
-        return soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            blocks = []
+            # Block by block, because a damaged header may promise terabytes.
+            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+                blocks.append(block)
+            return np.concatenate(blocks or [np.zeros((0, 1), dtype=np.float32)]), file.samplerate
     except (soundfile.SoundFileError, RuntimeError):
         return _decode_with_ffmpeg(data)
 
@@ -87,10 +100,10 @@ def _decode_with_ffmpeg(data: bytes) -> tuple[np.ndarray, int]:
             if not container.streams.audio:
                 raise AudioError("the file holds no audio stream")
             stream = container.streams.audio[0]
-            to_float = av.AudioResampler(format="flt", layout="mono")
+            to_float = av.AudioResampler(format="fltp")
             frames = [part for frame in container.decode(stream) for part in to_float.resample(frame)]
             frames += to_float.resample(None)
-            chunks = [frame.to_ndarray().reshape(-1) for frame in frames]
+            chunks = [frame.to_ndarray().T for frame in frames]
             rate = stream.rate
     except av.FFmpegError as error:
         raise AudioError(f"the file cannot be decoded: {error.strerror}") from None

@@ -23,7 +23,7 @@ class Bundle:
 
     Attributes:
         path: its folder.
-        manifest: what manifest.json holds: format, config, data (counts and hours a split), files.
+        manifest: what manifest.json holds: format, base_model, config, data (counts and hours a split), files.
         manifest_sha256: fingerprint of the manifest, and with it of everything in the bundle.
     """
 
@@ -43,8 +43,8 @@ class Bundle:
 
     @property
     def base_name(self) -> str:
-        """What the base model is called: its Hub id, or the folder it came from."""
-        return self.manifest["config"]["model_name_or_path"]
+        """What the base model is called: its Hub id, or the name of the folder it came from."""
+        return self.manifest["base_model"]
 
     @property
     def language(self) -> str:
@@ -57,16 +57,25 @@ class Bundle:
         return self.manifest["config"]["task"]
 
 
-def seal(path: Path, config: dict[str, Any], data: dict[str, Any]) -> Bundle:
-    """Write the manifest of a finished bundle: last of all, so that a bundle without one is unfinished."""
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name not in (MANIFEST, SEAL))
+def seal(path: Path, base_model: str, config: dict[str, Any], data: dict[str, Any]) -> Bundle:
+    """Write the manifest of a finished bundle: last of all, so that a bundle without one is unfinished.
+
+    Args:
+        path: the bundle's folder, with everything else in it.
+        base_model: what the base model is called.
+        config: the settings of the setup.
+        data: counts and hours, as reports/data.json has them.
+    """
+    own = {path / MANIFEST, path / SEAL}
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file not in own)
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(sha256_of, files))
     listed = {
         file.relative_to(path).as_posix(): {"size": file.stat().st_size, "sha256": digest}
         for file, digest in zip(files, digests, strict=True)
     }
-    write_json(path / MANIFEST, {"format": FORMAT, "config": config, "data": data, "files": listed})
+    content = {"format": FORMAT, "base_model": base_model, "config": config, "data": data, "files": listed}
+    write_json(path / MANIFEST, content)
     write_atomically(path / SEAL, f"{sha256_of(path / MANIFEST)}  {MANIFEST}\n")
     return open_bundle(path)
 

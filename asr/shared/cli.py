@@ -98,8 +98,13 @@ class _Parser(argparse.ArgumentParser):
         own.add_argument("--debug", action="store_true", help="show tracebacks and more messages")
 
     def read(self, arguments: list[str], complete: bool = True) -> argparse.Namespace:
-        spelled = [_with_hyphens(argument) for argument in arguments]
-        values, unknown = self.parse_known_intermixed_args(spelled)
+        # What stands behind a bare "--" is a file, whatever it looks like.
+        end = arguments.index("--") if "--" in arguments else len(arguments)
+        values, unknown = self.parse_known_intermixed_args([*map(_with_hyphens, arguments[:end])])
+        if hasattr(values, "files"):
+            values.files = [*values.files, *map(Path, arguments[end + 1 :])]
+        else:
+            unknown += arguments[end + 1 :]
         if unknown and complete:
             flag = unknown[0].partition("=")[0]
             known = {option for action in self._actions for option in action.option_strings}
@@ -173,20 +178,36 @@ def _flags_from_toml(path: Path, kind: type) -> list[str]:
     unknown = [key for key in values if key not in known]
     if unknown:
         raise UserError(f"--config {path}: unknown key {unknown[0]}{_did_you_mean(unknown[0], known)}")
-    return [flag for key, value in values.items() if key in ours for flag in _flag(key, value)]
+    hints = _knob_hints(kind)
+    return [flag for key, value in values.items() if key in ours for flag in _flag(path, key, value, hints[key])]
 
 
-def _flag(key: str, value: Any) -> list[str]:
+def _flag(path: Path, key: str, value: Any, hint: Any) -> list[str]:
+    """Spell a TOML value as a flag, if it is of the flag's shape; its content is checked with all the flags."""
     name = "--" + key.replace("_", "-")
+    wanted = "true or false" if hint is bool else "a list" if get_origin(hint) is tuple else _type_names(hint)
+    fits = {bool: hint is bool, list: get_origin(hint) is tuple}.get(type(value), isinstance(value, str | int | float))
+    if not fits or (hint is bool and not isinstance(value, bool)) or (wanted == "a list" and type(value) is not list):
+        told = str(value).lower() if isinstance(value, bool) else value
+        raise UserError(f"--config {path}: {key} is {told!r}, but it must be {wanted}")
     if isinstance(value, bool):
         return [name if value else name.replace("--", "--no-", 1)]
     if isinstance(value, list):
-        return [name, *map(str, value)]
+        return [*map(str, value)] if key == "files" else [name, *map(str, value)]
     return [f"{name}={value}"]
+
+
+def _type_names(hint: Any) -> str:
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)] or [hint]
+    return " or ".join(getattr(kind, "__name__", None) or repr(kind) for kind in kinds)
 
 
 def _knob_names(kind: type) -> set[str]:
     return {name for name, _ in knobs(kind())}
+
+
+def _knob_hints(kind: type) -> dict[str, Any]:
+    return {name: hint for _, group in _groups(kind) for name, hint in get_type_hints(group).items()}
 
 
 def _with_hyphens(argument: str) -> str:

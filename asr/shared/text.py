@@ -10,9 +10,8 @@ def clean_text(text: str) -> str:
 
     NFC matters: the same Korean sentence in NFD is a different one for the tokenizer and for CER.
     """
-    composed = unicodedata.normalize("NFC", text)
-    visible = "".join(" " if char.isspace() else char for char in composed if not _is_control(char))
-    return " ".join(visible.split())
+    visible = "".join(" " if char.isspace() else char for char in text if not _is_control(char))
+    return unicodedata.normalize("NFC", " ".join(visible.split()))
 
 
 def _is_control(char: str) -> bool:
