@@ -27,8 +27,16 @@ def mini_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "mini-whisper"
     shutil.copytree(DEMO_MODEL, folder)
     config = WhisperConfig.from_pretrained(
-        DEMO_MODEL, d_model=64, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=128, decoder_ffn_dim=128, max_source_positions=250, dropout=0.0,
+        DEMO_MODEL,
+        d_model=64,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=128,
+        decoder_ffn_dim=128,
+        max_source_positions=250,
+        dropout=0.0,
     )
     torch.manual_seed(0)
     model = WhisperForConditionalGeneration(config)
@@ -61,8 +69,13 @@ def mini_bundle(tmp_path_factory: pytest.TempPathFactory, mini_model: Path, mini
 
 
 def script(
-    name: str, *arguments: object, check: bool = False, cwd: Path = ROOT, env: dict[str, str] | None = None,
-    prefix: tuple[str, ...] = (), timeout: float = 300,
+    name: str,
+    *arguments: object,
+    check: bool = False,
+    cwd: Path = ROOT,
+    env: dict[str, str] | None = None,
+    prefix: tuple[str, ...] = (),
+    timeout: float = 300,
 ) -> subprocess.CompletedProcess[str]:
     """Run one of the project's scripts as a user would, on one thread, so that results repeat."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", **(env or {})}

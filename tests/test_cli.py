@@ -196,8 +196,21 @@ def test_files_of_inference_stand_anywhere() -> None:
         assert (found["files"], found["run"]) == ((Path("a.mp3"), Path("b c.wav")), Path("x"))
 
 
-def test_a_file_whose_name_looks_like_a_flag_can_be_given() -> None:
-    assert values(Inference, "--", "--my_voice.wav")["files"] == (Path("--my_voice.wav"),)
+def test_names_of_files_are_left_alone() -> None:
+    named = (Path("--my_voice.wav"), Path("a_b.wav"))
+    assert values(Inference, "./--my_voice.wav", "a_b.wav")["files"] == named
+    assert values(Inference, "--run=x", "--", "--my_voice.wav", "a_b.wav")["files"] == named
+
+
+def test_a_bare_double_hyphen_does_not_hide_stray_words() -> None:
+    assert "stray" in told(TrainOffline, "--", "stray")
+
+
+def test_files_that_are_given_win_over_those_of_the_toml_file(tmp_path: Path) -> None:
+    file = toml(tmp_path, 'files = ["old.wav"]')
+    assert values(Inference, "--config", file)["files"] == (Path("old.wav"),)
+    assert values(Inference, "--config", file, "new.wav")["files"] == (Path("new.wav"),)
+    assert values(Inference, "new.wav", "--config", file)["files"] == (Path("new.wav"),)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -58,7 +58,9 @@ def test_loss_is_the_mean_over_tokens_not_over_windows():
     logits = torch.randn(2, 30, 7)
     labels = torch.randint(0, 7, (2, 30))
     labels[1, 3:] = -100
-    by_hand = torch.nn.functional.cross_entropy(torch.cat([logits[0], logits[1, :3]]), torch.cat([labels[0], labels[1, :3]]))
+    by_hand = torch.nn.functional.cross_entropy(
+        torch.cat([logits[0], logits[1, :3]]), torch.cat([labels[0], labels[1, :3]])
+    )
     outputs = type("Outputs", (), {"logits": logits})
     torch.testing.assert_close(token_mean_loss(outputs, labels), by_hand)
     torch.testing.assert_close(token_mean_loss(outputs, labels, torch.tensor(66)), by_hand / 2)

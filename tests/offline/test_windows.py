@@ -52,7 +52,9 @@ def test_packing_fills_windows():
 
 def test_labels_begin_with_the_language_token_and_the_start_token_comes_once(tokenizer):
     """Public scripts strip the wrong token and train with a doubled start token."""
-    batch = WindowCollator(tokenizer, LogMel())([row(tokenizer, "감사합니다", 1), row(tokenizer, "비가 왔습니다", 29.5)])
+    batch = WindowCollator(tokenizer, LogMel())(
+        [row(tokenizer, "감사합니다", 1), row(tokenizer, "비가 왔습니다", 29.5)]
+    )
     start, language = tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", "<|ko|>"])
     assert batch["decoder_input_ids"][:, 0].tolist() == [start, start]
     assert batch["labels"][:, 0].tolist() == [language, language]
@@ -75,7 +77,9 @@ def test_a_packed_window_reads_as_one_text(tokenizer):
     batch = WindowCollator(tokenizer, LogMel())([row(tokenizer, text, 2) for text in texts])
     assert batch["input_features"].shape == (1, 80, 3000)
     assert tokenizer.decode(batch["labels"][0], skip_special_tokens=True) == " ".join(texts)
-    assert [batch["decoder_input_ids"][0, 0].item(), *batch["labels"][0].tolist()] == tokenizer(" ".join(texts)).input_ids
+    assert [batch["decoder_input_ids"][0, 0].item(), *batch["labels"][0].tolist()] == tokenizer(
+        " ".join(texts)
+    ).input_ids
 
 
 def test_packed_audio_stands_where_it_belongs(tokenizer):

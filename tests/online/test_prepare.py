@@ -245,13 +245,16 @@ def test_labels_begin_with_language_and_task_and_decode_to_the_text(
 
 
 @pytest.mark.skipif(not REAL_PROCESSOR.is_dir(), reason="the real tokenizer lies beside the project, not in it")
-def test_labels_of_the_real_tokenizer() -> None:
+def test_labels_of_the_real_tokenizer(sounds: Path, tmp_path: Path) -> None:
     """The check sentence, and what OpenAI's tokenizer makes of it."""
     real = load_processor(REAL_PROCESSOR, "Korean", "transcribe")
-    ids = real.tokenizer("저는 서울중앙지검 지능범죄수사팀 최인호 검사입니다.").input_ids
+    sentence = "저는 서울중앙지검 지능범죄수사팀 최인호 검사입니다."
     expected = """50258 50264 50359 50363 11738 1098 31039 13907 48808 1831 1368 222 4704 16102 15810 242 3354 226 8449
     5727 169 3638 14571 4215 14705 20282 5727 7416 13 50257"""
-    assert ids == [int(token) for token in expected.split()]
+    ids = [int(token) for token in expected.split()]
+    assert real.tokenizer(sentence).input_ids == ids
+    prepare([row(sounds / "1s.wav", sentence)], real.tokenizer, ONE_PROCESS, tmp_path)
+    assert stored(tmp_path, "train")[0]["labels"] == ids
 
 
 def test_a_language_that_whisper_does_not_know_is_told() -> None:

@@ -156,6 +156,12 @@ def test_an_empty_table_lacks_its_columns(release: Path, tmp_path: Path) -> None
     assert_refused(release, tmp_path, "train.tsv", "column")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_column(release: Path, tmp_path: Path) -> None:
+    for table in (release / "ko").glob("*.tsv"):
+        table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    assert_is_the_release(rows_of(release, tmp_path))
+
+
 def test_a_table_that_is_not_utf_8_is_told(release: Path, tmp_path: Path) -> None:
     """As Excel saves it on a Korean Windows."""
     table = release / "ko" / "train.tsv"

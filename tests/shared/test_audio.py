@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import io
 import struct
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import av
@@ -15,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.shared.audio import SAMPLE_RATE, AudioError, encode_flac, load_audio, resample
-from tests.conftest import DEMO_CORPUS
+from tests.conftest import DEMO_CORPUS, ROOT
 
 TONE_HZ = 440.0
 LOUDNESS = 0.3
@@ -256,6 +259,32 @@ def test_mp3_whose_frame_count_is_damaged() -> None:
     assert_audio_or_audio_error(bytes(data))
 
 
+def test_header_that_promises_many_channels(tmp_path: Path) -> None:
+    """In a process of its own, because a crash inside a decoder would take the whole test run along."""
+    data = bytearray(with_soundfile("WAV", "FLOAT"))
+    data[22:24] = struct.pack("<H", 48)
+    (tmp_path / "48 channels.wav").write_bytes(data)
+    code = """
+    import sys
+    from asr.shared.audio import AudioError, load_audio
+    try:
+        print(load_audio(sys.argv[1]).size > 0)
+    except AudioError as error:
+        print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "48 channels.wav")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr}"
+    assert done.stdout.count("\n") == 1
+
+
+def test_sound_that_turns_from_mono_to_stereo() -> None:
+    """As a broadcast does between two programmes; a damaged frame header looks the same."""
+    mono, stereo = (with_ffmpeg("adts", "aac", 32_000, layout) for layout in ("mono", "stereo"))
+    assert_audio_or_audio_error(mono + stereo)
+    assert_audio_or_audio_error(stereo + mono)
+
+
 def test_samples_that_are_no_numbers() -> None:
     """A float WAV can hold NaN and infinity, of which one would turn every weight of a training into NaN."""
     for wrong in (np.nan, np.inf):
@@ -310,6 +339,7 @@ def whole_files() -> dict[str, bytes]:
         "opus": with_soundfile("OGG", "OPUS", seconds=short),
         "mp3": with_soundfile("MP3", "MPEG_LAYER_III", seconds=short),
         "m4a": with_ffmpeg("mp4", "aac", 44_100, seconds=short),
+        "aac": with_ffmpeg("adts", "aac", 44_100, seconds=short),
         "webm": with_ffmpeg("webm", "libopus", 48_000, seconds=short),
         "common voice": next(iter(sorted((DEMO_CORPUS / "clips").glob("*.mp3")))).read_bytes(),
     }
