@@ -69,7 +69,7 @@ class Device:
     """The hardware and the number formats."""
 
     cuda_visible_devices: str = "0"
-    """GPUs that may be used, as CUDA numbers them: "0", "0,1", or "" for none."""
+    """The GPU to use, as CUDA numbers them; "" for none."""
     quantization: Literal["auto", "8bit", "4bit", "none"] = "auto"
     """Format of the frozen base weights; auto is 8bit on CUDA and none on a CPU."""
 
@@ -95,7 +95,7 @@ class Training:
     """How it is trained."""
 
     per_device_train_batch_size: int = 8
-    """Utterances a step on each device; they share as few 30 s windows as they fit."""
+    """Utterances a step; they share as few 30 s windows as they fit."""
     gradient_accumulation_steps: int = 1
     """Batches that are added up before the weights move."""
     learning_rate: float | None = None
@@ -116,7 +116,7 @@ class Training:
     save_steps: int = 0
     """Write a checkpoint every so many steps; 0 is once an epoch."""
     save_total_limit: int = 2
-    """Checkpoints that are kept."""
+    """Checkpoints that are kept; at least 2, so that one is whole while the next is written."""
     logging_steps: int = 10
     """Steps between two lines of loss in metrics.jsonl and TensorBoard."""
     dataloader_num_workers: int = 2
@@ -132,7 +132,7 @@ class Decoding:
     per_device_eval_batch_size: int = 8
     """Utterances that are decoded together."""
     generation_max_length: int = 225
-    """Most tokens of one utterance; with the prompt it stays under Whisper's 448."""
+    """Most tokens of one utterance, Whisper's 4 prompt tokens included; the model ends at 448."""
 
 
 @dataclass
@@ -269,10 +269,10 @@ RULES = {
     "warmup_steps": _at_least(0),
     "eval_steps": _at_least(0),
     "save_steps": _at_least(0),
-    "save_total_limit": _at_least(1),
+    "save_total_limit": _at_least(2),
     "logging_steps": _at_least(1),
     "dataloader_num_workers": _at_least(0),
-    "generation_max_length": _within(1, 440),
+    "generation_max_length": _within(8, 448),
     "port": _within(0, 65535),
     "run_name": (
         (lambda value: value not in ("", ".", "..") and not set(value) & set('/\\:*?"<>|')),

@@ -6,20 +6,29 @@ ONLINE. Brings the base Whisper into bundle/model, as safetensors, with every fi
 from __future__ import annotations
 
 from asr.shared.cli import run_script
-from config import DownloadModel
+from config import Bundle, DownloadModel, Whisper
 from utils import log
 
 
 def main(config: DownloadModel) -> None:
     """Hub id or folder in, bundle/model out."""
+    from asr.online.sealing import seal_if_complete
+
+    bring_model(config.bundle, config.whisper)
+    seal_if_complete(config.bundle.bundle_dir)
+
+
+def bring_model(bundle: Bundle, whisper: Whisper) -> None:
+    """Fetch the model and check that it is whole."""
+    from asr.online.sealing import report_model
     from asr.online.whisper import fetch_whisper
     from asr.shared.bundle import unseal
 
-    unseal(config.bundle.bundle_dir)
-    model_dir = config.bundle.bundle_dir / "model"
-    fetch_whisper(config.whisper, model_dir)
+    model_dir = bundle.bundle_dir / "model"
+    fetch_whisper(whisper, model_dir, before_replacing=lambda: unseal(bundle.bundle_dir))
+    report_model(bundle.bundle_dir, whisper.model_name_or_path, whisper.model_revision)
     size = sum(file.stat().st_size for file in model_dir.iterdir())
-    log.info("model: %s, %.1f MB in %s", config.whisper.model_name_or_path, size / 1e6, model_dir)
+    log.info("model: %s, %.1f MB in %s", whisper.model_name_or_path, size / 1e6, model_dir)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ HEADINGS = {"cer": "CER", "cer_with_spaces": "CER with spaces", "wer": "WER"}
 def main(config: EvaluateModel) -> None:
     """Run and bundle in, figures out."""
     utils.go_offline()
+    from asr.offline.precision import limit_devices
+
+    limit_devices(config.device.cuda_visible_devices)
     from asr.offline.decoding import read_waveforms
     from asr.offline.error_rates import error_rates
     from asr.offline.session import open_session
@@ -37,6 +40,7 @@ def main(config: EvaluateModel) -> None:
     print_table(figures, len(references))
     folder = session.run.path / "evaluation"
     settings = {"split": "test", "bundle_sha256": session.bundle.manifest_sha256, "run": session.run.path.name}
+    settings |= session.tuned.precision.describe()
     utils.write_json(folder / "metrics.json", {**figures, "utterances": len(references), **settings})
     utils.write_atomically(folder / "utterances.csv", utterances_csv(rows["source_id"], references, texts))
     log.info("written: %s", folder / "metrics.json")

@@ -17,6 +17,9 @@ from utils import UserError, log
 def main(config: Inference) -> None:
     """Files in, text out; or a page."""
     utils.go_offline()
+    from asr.offline.precision import limit_devices
+
+    limit_devices(config.device.cuda_visible_devices)
     missing = [str(file) for file in config.files if not file.exists()]
     if missing:
         raise UserError(f"there is no such file: {', '.join(missing[:5])}{' ...' if missing[5:] else ''}")

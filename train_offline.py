@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import utils
 from asr.shared.cli import run_script
-from config import LEARNING_RATES, TrainOffline
+from config import TrainOffline
 from utils import log
 
 
 def main(config: TrainOffline) -> None:
     """Bundle in, runs/<name> out."""
     utils.go_offline()
+    from asr.offline.precision import choose_precision, limit_devices
     from asr.shared.bundle import open_bundle
+
+    limit_devices(config.device.cuda_visible_devices)
 
     bundle = open_bundle(config.bundle.bundle_dir)
     log.info("bundle: %s (every file verified)", bundle.path)
@@ -27,10 +30,10 @@ def main(config: TrainOffline) -> None:
         log.info("already finished: best validation CER %s", run.record["results"].get("best_validation_cer"))
         return
 
-    from asr.offline.precision import choose_precision
     from asr.offline.trainer import build_trainer, train
 
     precision = choose_precision(config.device, config.lora.method)
+    run.update(precision=precision.describe())
     trainer = build_trainer(config, bundle, run, precision)
     tell(config, bundle.manifest["data"]["splits"], trainer)
     results = train(trainer, run, bundle.base_name)
@@ -47,14 +50,18 @@ def tell(config: TrainOffline, splits: dict, trainer) -> None:
     training, method = config.training, config.lora.method
     trained, total = count_parameters(trainer.model)
     train, validation = splits["train"], splits["validation"]
-    rate = training.learning_rate or LEARNING_RATES[method]
     batch = f"{training.per_device_train_batch_size} x {training.gradient_accumulation_steps}"
     share = 100 * trained / total
     log.info(
         "data: %d training clips, %.2f h; %d validation clips", train["clips"], train["hours"], validation["clips"]
     )
     log.info("method: %s, %s of %s parameters train (%.2f %%)", method, f"{trained:,}", f"{total:,}", share)
-    log.info("steps: batch %s, peak learning rate %g, audio layout %s", batch, rate, training.audio_layout)
+    log.info(
+        "steps: batch %s, peak learning rate %g, audio layout %s",
+        batch,
+        trainer.args.learning_rate,
+        training.audio_layout,
+    )
 
 
 if __name__ == "__main__":

@@ -42,6 +42,12 @@ class BundleError(WhisperError):
     exit_code = BAD_BUNDLE
 
 
+class Interrupted(WhisperError):
+    """Stopped by a signal; what was done is kept."""
+
+    exit_code = INTERRUPTED
+
+
 class OfflineError(WhisperError):
     """Something asked the network on the offline side."""
 
@@ -119,9 +125,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def folder_made_whole(path: Path) -> Iterator[Path]:
-    """Give a folder to fill beside `path`; it takes that place only when the block ends without an error."""
+def folder_made_whole(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Give a folder to fill beside `path`; it takes that place only when the block ends without an error.
+
+    Args:
+        durable: bring every file to the disk first; needless for what can be made again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(path)
     beside = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
@@ -130,10 +141,17 @@ def folder_made_whole(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-    for file in beside.rglob("*"):
+    for file in beside.rglob("*") if durable else ():
         if file.is_file():
             _sync_file(file)
     replace_folder(beside, path)
+
+
+def recover_folder(path: Path) -> None:
+    """Put the old content back where a replacement was killed between its two renames."""
+    old = path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        os.replace(old, path)
 
 
 def replace_folder(new: Path, path: Path) -> None:
@@ -197,7 +215,7 @@ def go_offline() -> None:
     os.environ.update(OFFLINE_SWITCHES)
     if not _guard_is_up:
         sys.addaudithook(_refuse_network)
-        for method in ("connect", "connect_ex", "sendto"):
+        for method in ("bind", "connect", "connect_ex", "sendmsg", "sendto"):
             setattr(socket.socket, method, _without_look_up(getattr(socket.socket, method), f"socket.{method}"))
         _guard_is_up = True
 

@@ -284,7 +284,7 @@ WRONG = [
     ("learning_rate", "nan", "above 0"),
     ("max_steps", "0", "above 0, or -1"),
     ("warmup_steps", "-1", "at least 0"),
-    ("generation_max_length", "441", "between 1 and 440"),
+    ("generation_max_length", "449", "between 8 and 448"),
     ("run_name", "../elsewhere", "plain folder name"),
     ("run_name", "a\\b", "plain folder name"),
 ]

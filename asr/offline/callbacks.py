@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from asr.offline.runs import Run
 from asr.offline.whisper import save_weights
 from asr.shared.progress import progress_bar
-from utils import log
+from utils import log, write_atomically
 
 
 class KeepBest(TrainerCallback):
@@ -39,11 +39,11 @@ class EvaluateEvery(TrainerCallback):
         self.steps = steps
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        if (self.steps and state.global_step % self.steps == 0) or state.global_step == state.max_steps:
-            control.should_evaluate = True
-
-    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        if not self.steps and state.global_step < state.max_steps:
+        # Not at Trainer's epoch end: a checkpoint of the same step would be written before it, and a crash between
+        # the two would lose the evaluation.
+        epoch_ends = float(state.epoch or 0).is_integer()
+        due = state.global_step % self.steps == 0 if self.steps else epoch_ends
+        if due or state.global_step == state.max_steps:
             control.should_evaluate = True
 
 
@@ -57,10 +57,11 @@ class MetricsFile(TrainerCallback):
         """Drop what a crashed session wrote after the checkpoint from which this one goes on."""
         lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.is_file() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
-        self.file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_atomically(self.file, "".join(f"{line}\n" for line in kept))
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        entry = {"step": state.global_step, "epoch": state.epoch, **given["logs"]}
+        logs = {name: value if math.isfinite(value) else None for name, value in given["logs"].items()}
+        entry = {"step": state.global_step, "epoch": state.epoch, **logs}
         with open(self.file, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 

@@ -18,8 +18,8 @@ def mark_complete(checkpoint: Path) -> None:
 
 def newest_complete(folder: Path) -> Path | None:
     """Return the newest checkpoint whose every file is whole, or None; say which ones are passed over."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
-    for checkpoint in found:
+    numbered = {int(path.name[11:]): path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()}
+    for _, checkpoint in sorted(numbered.items(), reverse=True):
         if _is_complete(checkpoint):
             return checkpoint
         log.info("%s is not complete: passed over", checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from peft import PeftModel
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from asr.offline.precision import Precision
-from asr.shared.audio import SAMPLE_RATE
+from asr.shared.audio import SAMPLE_RATE, load_audio
 from asr.shared.features import LogMel
 from asr.shared.progress import progress_bar
 from asr.shared.text import clean_text
@@ -58,7 +59,7 @@ class Transcriber:
         size = self.decoding.per_device_eval_batch_size
         texts = [""] * len(pieces)
         bar = progress_bar(total=len(pieces), desc=progress, unit="clip", disable=not progress, leave=False)
-        with _Evaluating(self.model, self.precision):
+        with _evaluating(self.model, self.precision):
             for start in range(0, len(order), size):
                 batch = order[start : start + size]
                 for p, text in zip(batch, self._decode([pieces[p][1] for p in batch]), strict=True):
@@ -88,24 +89,17 @@ class Transcriber:
         return [*pieces, waveform]
 
 
-class _Evaluating:
+@contextmanager
+def _evaluating(model: torch.nn.Module, precision: Precision) -> Iterator[None]:
     """Evaluation mode, no gradients and the right arithmetic inside the block; the old mode after it."""
-
-    def __init__(self, model: torch.nn.Module, precision: Precision) -> None:
-        self.model = model
-        self.grad = torch.inference_mode()
-        self.cast = torch.autocast(precision.device, precision.compute_dtype, enabled=precision.autocast)
-
-    def __enter__(self) -> None:
-        self.was_training = self.model.training
-        self.model.eval()
-        self.grad.__enter__()
-        self.cast.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self.cast.__exit__(*error)
-        self.grad.__exit__(*error)
-        self.model.train(self.was_training)
+    was_training = model.training
+    model.eval()
+    try:
+        # Not inference_mode: bitsandbytes casts biases in place, and they would be barred from training for ever.
+        with torch.no_grad(), torch.autocast(precision.device, precision.compute_dtype, enabled=precision.autocast):
+            yield
+    finally:
+        model.train(was_training)
 
 
 def quietest(waveform: np.ndarray, start: int, end: int, frame: int = 1600) -> int:
@@ -117,6 +111,4 @@ def quietest(waveform: np.ndarray, start: int, end: int, frame: int = 1600) -> i
 
 def read_waveforms(rows: Iterable[dict]) -> Iterator[np.ndarray]:
     """Decode the audio of bundle rows."""
-    from asr.shared.audio import load_audio
-
     return (load_audio(row["audio"]["bytes"]) for row in rows)

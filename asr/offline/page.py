@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import gradio
 
 from asr.offline.session import Session
 from asr.shared.audio import AudioError, load_audio
 from utils import UserError, log
-
-if TYPE_CHECKING:
-    from gradio import Blocks
 
 HOST = "127.0.0.1"
 
@@ -33,8 +28,8 @@ def serve(session: Session, port: int) -> None:
     page.block_thread()
 
 
-def build_page(session: Session) -> Blocks:
-    """Lay out the page. Its default theme uses the system's fonts, so that nothing is fetched."""
+def build_page(session: Session) -> gradio.Blocks:
+    """Lay out the page; Gradio's default theme fetches nothing from outside."""
 
     def transcribe(path: str | None) -> tuple[str, str]:
         if path is None:
@@ -45,7 +40,6 @@ def build_page(session: Session) -> Blocks:
             raise _told(f"오디오를 읽을 수 없습니다. / The audio cannot be read: {error}") from None
         return session.transcribe_tuned([waveform])[0], session.transcribe_base([waveform])[0]
 
-    theme_fonts = ["system-ui", "sans-serif"]
     with gradio.Blocks(title="Whisper", analytics_enabled=False) as page:
         gradio.Markdown(f"# 음성 인식 · Speech to text\n{session.bundle.base_name} + {session.run.path.name}")
         audio = gradio.Audio(sources=["upload", "microphone"], type="filepath", label="오디오 · Audio")
@@ -53,7 +47,6 @@ def build_page(session: Session) -> Blocks:
         tuned = gradio.Textbox(label="학습한 모델 · Tuned model", lines=3, interactive=False)
         base = gradio.Textbox(label="원래 모델 · Base model", lines=3, interactive=False)
         button.click(transcribe, audio, [tuned, base], api_name="transcribe")
-    page.theme = gradio.themes.Default(font=theme_fonts, font_mono=["monospace"])
     return page
 
 

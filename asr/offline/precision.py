@@ -29,6 +29,14 @@ class Precision:
     quantization: str
     compute_dtype: torch.dtype
 
+    def describe(self) -> dict[str, str]:
+        """Device and formats in words, for records."""
+        import torch
+
+        name = torch.cuda.get_device_name(0) if self.device == "cuda" else "CPU"
+        dtype = str(self.compute_dtype).removeprefix("torch.")
+        return {"device": name, "quantization": self.quantization, "compute_type": dtype}
+
     @property
     def autocast(self) -> bool:
         """Whether arithmetic runs in a shorter format than the trained weights have."""
@@ -47,11 +55,12 @@ def choose_precision(device: Device, method: str = "lora") -> Precision:
     Raises:
         UserError: the wish cannot be granted here.
     """
-    _limit_devices(device.cuda_visible_devices)
     import torch
 
     cuda = torch.cuda.is_available()
     log.info("device: %s", torch.cuda.get_device_name(0) if cuda else "CPU (no CUDA device is visible)")
+    if not cuda and torch.version.cuda and os.environ.get("CUDA_VISIBLE_DEVICES"):
+        log.warning("warning: this torch is built for CUDA %s, but finds no GPU: see nvidia-smi", torch.version.cuda)
     wished = device.quantization
     quantization, reason = _auto_quantization(cuda, method) if wished == "auto" else (wished, "as set")
     log.info("quantization: %s (%s)", quantization, reason)
@@ -60,8 +69,14 @@ def choose_precision(device: Device, method: str = "lora") -> Precision:
     return Precision("cuda" if cuda else "cpu", quantization, dtype)
 
 
-def _limit_devices(wanted: str) -> None:
-    """Apply `cuda_visible_devices` before CUDA starts; a scheduler's assignment outranks the default."""
+def limit_devices(wanted: str) -> None:
+    """Apply `cuda_visible_devices`; a scheduler's assignment outranks the default.
+
+    Call it before the first import of transformers or peft: they import bitsandbytes, which starts CUDA.
+
+    Raises:
+        UserError: not a list of devices.
+    """
     assigned = os.environ.get("CUDA_VISIBLE_DEVICES")
     if assigned is not None and wanted == DEFAULT_DEVICES:
         log.info("GPUs: CUDA_VISIBLE_DEVICES=%s (from the environment)", assigned)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import sys
@@ -12,10 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from asr.offline.checkpoints import MARK
 from asr.shared.bundle import Bundle
-from asr.shared.cli import to_toml
-from config import TrainOffline, UseRun, knobs
-from utils import UserError, log, write_atomically, write_json
+from asr.shared.cli import settings_of, to_toml
+from config import TrainOffline, UseRun
+from utils import UserError, log, recover_folder, write_atomically, write_json
 
 # What a resumed run may change: where things lie and how often they are told, not what is computed.
 MAY_CHANGE = {"bundle_dir", "output_dir", "run_name", "resume", "cuda_visible_devices", "save_steps", "logging_steps"}
@@ -51,19 +53,17 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What run.json says, or {} where there is none that can be read."""
+        """What run.json says, or {} where there is none."""
         try:
             return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return {}
 
     @property
     def best(self) -> dict[str, Any]:
         """Step and validation CER of the weights that are kept, or {} before the first evaluation."""
-        try:
-            return json.loads((self.path / "best.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        file = self.path / "best.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def keep_best(self, step: int, cer: float) -> None:
         """Note which weights are kept."""
@@ -73,6 +73,12 @@ class Run:
     def finished(self) -> bool:
         """Whether training came to its end."""
         return self.record.get("status") == "finished"
+
+    @property
+    def has_something(self) -> bool:
+        """Whether there is anything in it that training made."""
+        made = [self.adapter_dir, self.model_dir, *self.checkpoints_dir.glob(f"*/{MARK}")]
+        return self.finished or any(path.exists() for path in made)
 
     def update(self, **values: Any) -> None:
         """Change entries of run.json."""
@@ -91,20 +97,16 @@ def start_run(config: TrainOffline, bundle: Bundle) -> Run:
     Raises:
         UserError: the name is taken, or what would be resumed was made with other settings or data.
     """
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in knobs(config)}
-    settings = json.loads(json.dumps(settings))
+    settings = settings_of(config)
     run = _to_resume(config) if config.training.resume else None
     if run is not None:
         _check_same(run, settings, bundle)
+        recover_folder(run.weights_dir)
         log.info("run: %s (resumed)", run.path)
         return run
-    name = config.run.run_name or datetime.now().strftime("%Y%m%d-%H%M%S")
-    run = Run(config.run.output_dir / name)
-    if run.record:
-        raise UserError(f"--run-name {name}: {run.path} exists already; choose another name, or add --resume")
-    shutil.rmtree(run.path, ignore_errors=True)
-    run.path.mkdir(parents=True)
-    write_atomically(run.path / "config.toml", to_toml(config))
+    run = _new_folder(config)
+    # Neither belongs to what is trained: run again, it is a run of its own.
+    write_atomically(run.path / "config.toml", to_toml(config, leave_out={"run_name", "resume"}))
     run.update(
         status="running",
         started=_now(),
@@ -116,8 +118,21 @@ def start_run(config: TrainOffline, bundle: Bundle) -> Run:
         language=bundle.language,
         task=bundle.task,
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        hardware={"platform": platform.platform(), "cpu_count": os.cpu_count()},
     )
     log.info("run: %s", run.path)
+    return run
+
+
+def _new_folder(config: TrainOffline) -> Run:
+    name = config.run.run_name or datetime.now().strftime("%Y%m%d-%H%M%S")
+    run = Run(config.run.output_dir / name)
+    # A run that broke off before its first checkpoint may be begun again; nothing else is ever removed.
+    if run.record and not run.has_something:
+        shutil.rmtree(run.path)
+    if run.path.exists() and any(run.path.iterdir()):
+        raise UserError(f"--run-name {name}: {run.path} exists already; choose another name, or add --resume")
+    run.path.mkdir(parents=True, exist_ok=True)
     return run
 
 
@@ -167,23 +182,24 @@ def _all_runs(output_dir: Path) -> list[Run]:
 
 def _to_resume(config: TrainOffline) -> Run | None:
     if config.run.run_name:
-        named = Run(config.run.output_dir / config.run.run_name)
-        candidates = [named] if named.record else []
+        candidates = [Run(config.run.output_dir / config.run.run_name)]
     else:
         candidates = [run for run in _all_runs(config.run.output_dir) if not run.finished]
-    if not candidates:
+    begun = [run for run in candidates if run.record and run.has_something]
+    if not begun:
         log.info("nothing to resume: starting anew")
         return None
-    return max(candidates, key=lambda run: run.record["started"])
+    return max(begun, key=lambda run: run.record["started"])
 
 
 def _check_same(run: Run, settings: dict[str, Any], bundle: Bundle) -> None:
     old = run.record
     if old["bundle_sha256"] != bundle.manifest_sha256:
         raise UserError(f"{run.path} was trained on another bundle than {bundle.path}: start a new run")
-    changed = [name for name, value in settings.items() if name not in MAY_CHANGE and old["settings"][name] != value]
+    before = old["settings"]
+    changed = [name for name, value in settings.items() if name not in MAY_CHANGE and before.get(name, value) != value]
     if changed:
-        told = ", ".join(f"--{n.replace('_', '-')} {old['settings'][n]} (now {settings[n]})" for n in changed)
+        told = ", ".join(f"--{n.replace('_', '-')} {before[n]} (now {settings[n]})" for n in changed)
         raise UserError(f"{run.path} was started with {told}: give the same settings, or start a new run")
 
 

@@ -23,7 +23,7 @@ from asr.offline.windows import IGNORE, WindowCollator
 from asr.shared.bundle import Bundle
 from asr.shared.processor import load_processor
 from config import LEARNING_RATES, TrainOffline
-from utils import log
+from utils import Interrupted, log
 
 
 def token_mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None) -> torch.Tensor:
@@ -47,7 +47,7 @@ def training_arguments(config: TrainOffline, run: Run, precision: Precision) -> 
     """Translate our knobs into transformers' arguments."""
     training = config.training
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
-    return Seq2SeqTrainingArguments(
+    arguments = Seq2SeqTrainingArguments(
         output_dir=str(run.checkpoints_dir),
         per_device_train_batch_size=training.per_device_train_batch_size,
         per_device_eval_batch_size=config.decoding.per_device_eval_batch_size,
@@ -69,6 +69,7 @@ def training_arguments(config: TrainOffline, run: Run, precision: Precision) -> 
         logging_steps=training.logging_steps,
         report_to=["tensorboard"],
         dataloader_num_workers=training.dataloader_num_workers,
+        dataloader_persistent_workers=training.dataloader_num_workers > 0,
         dataloader_pin_memory=precision.device == "cuda",
         remove_unused_columns=False,
         label_names=["labels"],
@@ -76,6 +77,11 @@ def training_arguments(config: TrainOffline, run: Run, precision: Precision) -> 
         disable_tqdm=True,
         seed=config.run.seed,
     )
+    # With several GPUs visible, Trainer would multiply the batch by their number and spread windows over them.
+    if arguments.n_gpu > 1:
+        log.info("GPUs: 1 of %d visible is used", arguments.n_gpu)
+        arguments._n_gpu = 1
+    return arguments
 
 
 class WhisperTrainer(Seq2SeqTrainer):
@@ -118,9 +124,8 @@ def build_trainer(config: TrainOffline, bundle: Bundle, run: Run, precision: Pre
     set_seed(config.run.seed)
     full = config.lora.method == "full"
     base = load_whisper(bundle.model_dir, precision, full_weights=full)
-    checkpointing = config.training.gradient_checkpointing
-    model = base if full else attach_lora(base, config.lora, checkpointing)
-    model.config.use_cache = not checkpointing
+    model = base if full else attach_lora(base, config.lora)
+    model.config.use_cache = False
 
     processor = load_processor(bundle.model_dir, bundle.language, bundle.task)
     transcriber = Transcriber(model, processor, precision, config.decoding)
@@ -158,7 +163,10 @@ def train(trainer: WhisperTrainer, run: Run, base_name: str) -> dict[str, Any]:
     if checkpoint is not None:
         log.info("resuming from %s", checkpoint)
     began = time.monotonic()
-    outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the same command with --resume goes on") from None
     if trainer.eval_dataset is None:
         log.info("no validation clips: the last weights are kept")
         save_weights(trainer.model, run.weights_dir, base_name)

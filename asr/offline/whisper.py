@@ -27,11 +27,13 @@ def load_whisper(model_dir: Path, precision: Precision, full_weights: bool = Fal
     options: dict[str, Any] = {"dtype": torch.float32 if full_weights else precision.compute_dtype}
     if precision.quantization != "none":
         options["quantization_config"] = _quantization(precision)
-        # accelerate compares devices by number: a bare "cuda" would count as another device than cuda:0.
+        # Trainer compares devices by number: a bare "cuda" would count as another device than cuda:0.
         options["device_map"] = {"": torch.cuda.current_device() if precision.device == "cuda" else "cpu"}
     model = WhisperForConditionalGeneration.from_pretrained(
         model_dir, local_files_only=True, use_safetensors=True, **options
     )
+    if precision.quantization == "4bit" and precision.device == "cpu":
+        _keep_trainable_on_cpu(model)
     # Old checkpoints force their prompt by position, which contradicts `language` and `task` in generate().
     model.generation_config.forced_decoder_ids = None
     return model if precision.quantization != "none" else model.to(precision.device)
@@ -50,20 +52,21 @@ def _quantization(precision: Precision) -> BitsAndBytesConfig:
     )
 
 
-def attach_lora(model: WhisperForConditionalGeneration, lora: Lora, gradient_checkpointing: bool = False) -> PeftModel:
+def _keep_trainable_on_cpu(model: WhisperForConditionalGeneration) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights for inference: a model that was evaluated trains no more."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def attach_lora(model: WhisperForConditionalGeneration, lora: Lora) -> PeftModel:
     """Freeze `model` and put trainable adapters beside its target layers.
 
     Raises:
         UserError: the model has no layer of a name in `lora.target_modules`.
     """
     if getattr(model, "is_quantized", False):
-        model = prepare_model_for_kbit_training(
-            model,
-            use_gradient_checkpointing=gradient_checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False},
-        )
-    elif gradient_checkpointing:
-        model.enable_input_require_grads()
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     unknown = [name for name in lora.target_modules if name not in names | {"all-linear"}]
     if unknown:

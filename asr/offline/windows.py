@@ -14,10 +14,10 @@ from transformers import WhisperTokenizer
 
 from asr.shared.audio import SAMPLE_RATE, load_audio
 from asr.shared.features import LogMel
+from asr.shared.processor import label_ids
 
 IGNORE = -100
 GAP_S = 0.2
-MAX_TOKENS = 448
 
 
 def pack(samples: list[int], tokens: list[int], max_samples: int, max_tokens: int) -> list[list[int]]:
@@ -61,8 +61,8 @@ class WindowCollator:
 
     tokenizer: WhisperTokenizer
     log_mel: LogMel
-    packed: bool = True
-    max_tokens: int = MAX_TOKENS
+    packed: bool
+    max_tokens: int
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """Return one batch of W windows.
@@ -82,7 +82,7 @@ class WindowCollator:
     def _ids(self, rows: list[dict], window: list[int]) -> list[int]:
         if len(window) == 1:
             return rows[window[0]]["labels"]
-        return self.tokenizer(" ".join(rows[i]["text"] for i in window)).input_ids
+        return label_ids(self.tokenizer, " ".join(rows[i]["text"] for i in window))
 
     def _labels(self, sequences: list[list[int]]) -> dict[str, torch.Tensor]:
         longest = max(map(len, sequences)) - 1

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from asr.online.sources import Row
 from asr.shared.audio import SAMPLE_RATE, AudioError, encode_flac, load_audio
+from asr.shared.processor import label_ids
 from asr.shared.progress import progress_bar
 from asr.shared.text import clean_text
 from config import Data
-from utils import UserError, folder_made_whole, write_atomically, write_json
+from utils import UserError, folder_made_whole, write_atomically
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -58,7 +59,7 @@ class Tally:
 
 
 def prepare(rows: Iterable[Row], tokenizer: WhisperTokenizer, data: Data, bundle_dir: Path) -> Tally:
-    """Judge and store every row: `data/` as a DatasetDict, `reports/` with what was dropped and why.
+    """Judge and store every row: `data/` as a DatasetDict, `reports/dropped.csv` with what was dropped and why.
 
     Raises:
         UserError: nothing was left to train on.
@@ -69,7 +70,6 @@ def prepare(rows: Iterable[Row], tokenizer: WhisperTokenizer, data: Data, bundle
         if not tally.kept["train"]:
             first = f"; the first of {len(tally.dropped)} dropped: {_told(tally.dropped[0])}" if tally.dropped else ""
             raise UserError(f"no training clip is left of {tally.read} rows{first}")
-    write_json(bundle_dir / "reports" / "data.json", tally.summary())
     write_atomically(bundle_dir / "reports" / "dropped.csv", _dropped_csv(tally.dropped))
     return tally
 
@@ -112,7 +112,7 @@ def _store(verdicts: Iterable[Verdict], tokenizer: WhisperTokenizer, folder: Pat
     from datasets.arrow_writer import ArrowWriter
 
     features = clip_features()
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".clips", ignore_cleanup_errors=True) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
         files = {name: str(Path(scratch) / f"{name}.arrow") for name in SPLITS}
         writers = {name: ArrowWriter(path=file, features=features) for name, file in files.items()}
         for verdict in progress_bar(verdicts, desc="preparing clips", unit="clip"):
@@ -135,8 +135,7 @@ def _store(verdicts: Iterable[Verdict], tokenizer: WhisperTokenizer, folder: Pat
 def _with_labels(verdict: Verdict, tokenizer: WhisperTokenizer) -> tuple[Verdict, list[int]]:
     if verdict.reason:
         return verdict, []
-    # A sentence that spells one of Whisper's own tokens, such as <|endoftext|>, stays text.
-    labels = tokenizer(verdict.text, split_special_tokens=True).input_ids
+    labels = label_ids(tokenizer, verdict.text)
     if len(labels) > MAX_LABEL_TOKENS:
         detail = f"{len(labels)} tokens, Whisper writes at most {MAX_LABEL_TOKENS}"
         return Verdict(verdict.row, reason="text too long", detail=detail), []

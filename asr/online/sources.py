@@ -45,11 +45,11 @@ def read_rows(data: Data, whisper: Whisper, unpack_dir: Path) -> Iterator[Row]:
     Raises:
         UserError: what is named is not a source.
     """
-    yield from read_common_voice(check_source(data), whisper.language_abbr, unpack_dir)
+    yield from read_common_voice(check_source(data, whisper), whisper.language_abbr, unpack_dir)
 
 
-def check_source(data: Data) -> Path:
-    """Look whether a source is named and there, before anything long begins.
+def check_source(data: Data, whisper: Whisper) -> Path:
+    """Look whether a source is named and what it should be, before anything long begins.
 
     Raises:
         UserError: it is not.
@@ -58,6 +58,8 @@ def check_source(data: Data) -> Path:
         raise UserError("no speech is named: give --common-voice PATH (a .tar.gz or its folder), or try --demo")
     if not data.common_voice.exists():
         raise UserError(f"--common-voice {data.common_voice}: there is no such file or folder")
+    if data.common_voice.is_dir():
+        _locale_folder(data.common_voice, data.common_voice, whisper.language_abbr)
     return data.common_voice
 
 
@@ -101,7 +103,8 @@ def _locale_folder(root: Path, release: Path, locale: str) -> Path:
     candidates = [root, *(found.parent for depth in ("*", "*/*") for found in root.glob(f"{depth}/train.tsv"))]
     holding = [folder for folder in candidates if (folder / "train.tsv").is_file()]
     matching = [folder for folder in holding if folder.resolve().name == locale]
-    if matching or len(holding) == 1:
+    # A folder that is named by hand may be called anything; inside a release the name is the language.
+    if matching or holding == [root]:
         return (matching or holding)[0]
     if holding:
         found = ", ".join(sorted(folder.name for folder in holding))
@@ -113,13 +116,15 @@ def _unpack(archive: Path, unpack_dir: Path) -> Path:
     """Unpack a release once; paths that would leave the folder, links and devices are refused by the filter."""
     done = unpack_dir / f"{archive.name}.{archive.stat().st_size}"
     if not done.is_dir():
-        log.info("unpacking %s", archive)
+        log.info("unpacking %s into %s (may be deleted when the setup is done)", archive, done)
         try:
-            with folder_made_whole(done) as folder:
+            with folder_made_whole(done, durable=False) as folder:
                 _unpack_into(archive, folder)
-        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"--common-voice {archive} cannot be unpacked: {reason}; fetch it again") from None
+        except OSError as error:
+            raise UserError(f"--common-voice {archive} cannot be unpacked: {error.strerror} ({done})") from None
     return done
 
 

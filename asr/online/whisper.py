@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,13 @@ WANTED += ["normalizer.json", "added_tokens.json", "special_tokens_map.json"]
 UNWANTED = ["*.fp32*", "*/*"]
 
 
-def fetch_whisper(whisper: Whisper, target: Path) -> None:
+def fetch_whisper(whisper: Whisper, target: Path, before_replacing: Callable[[], None] = lambda: None) -> None:
     """Bring `whisper.model_name_or_path` into `target`, and prove that it is a whole Whisper.
+
+    Args:
+        whisper: which model.
+        target: its folder; an old one stays until the new one is proven.
+        before_replacing: called in between.
 
     Raises:
         UserError: not found, not a Whisper, or without safetensors weights.
@@ -30,6 +36,7 @@ def fetch_whisper(whisper: Whisper, target: Path) -> None:
         else:
             _download(whisper.model_name_or_path, whisper.model_revision, folder)
         _check(whisper.model_name_or_path, folder)
+        before_replacing()
 
 
 def _copy(source: Path, folder: Path) -> None:

@@ -100,10 +100,12 @@ def _decode_with_ffmpeg(data: bytes) -> tuple[np.ndarray, int]:
             if not container.streams.audio:
                 raise AudioError("the file holds no audio stream")
             stream = container.streams.audio[0]
-            to_float = av.AudioResampler(format="fltp")
+            to_float = av.AudioResampler(format="flt")
             frames = [part for frame in container.decode(stream) for part in to_float.resample(frame)]
             frames += to_float.resample(None)
-            chunks = [frame.to_ndarray().T for frame in frames]
+            # A damaged file may change its channels from frame to frame, so each is mixed down alone.
+            channels = (frame.to_ndarray().reshape(-1, frame.layout.nb_channels) for frame in frames)
+            chunks = [samples.mean(axis=1, keepdims=True) for samples in channels]
             rate = stream.rate
     except av.FFmpegError as error:
         raise AudioError(f"the file cannot be decoded: {error.strerror}") from None

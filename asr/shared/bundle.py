@@ -14,6 +14,8 @@ from utils import BundleError, UserError, sha256_of, write_atomically, write_jso
 FORMAT = 1
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
+# Only these are vouched for: what else a file manager or an editor leaves in the folder changes by itself.
+PARTS = ("data", "model", "reports", "wheels")
 AGAIN = "copy it again, or run run_online_setup.py again"
 
 
@@ -66,8 +68,7 @@ def seal(path: Path, base_model: str, config: dict[str, Any], data: dict[str, An
         config: the settings of the setup.
         data: counts and hours, as reports/data.json has them.
     """
-    own = {path / MANIFEST, path / SEAL}
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file not in own)
+    files = sorted(file for part in PARTS for file in (path / part).rglob("*") if file.is_file())
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(sha256_of, files))
     listed = {

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import functools
 import inspect
+import io
 import itertools
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
@@ -29,6 +31,9 @@ def run_script(main: Callable[[Any], None], kind: type, doc: str | None) -> None
         kind: the configuration dataclass of the script.
         doc: the script's docstring; its first line is the command.
     """
+    # Redirected on Windows, standard output would not be able to hold Korean.
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")
     with utils.error_boundary(debug="--debug" in sys.argv):
         utils.set_up_logging(debug="--debug" in sys.argv)
         config: Any
@@ -47,7 +52,7 @@ def parse(kind: type[Config], arguments: list[str], doc: str = "") -> tuple[Conf
     """
     parser = _Parser(kind, doc)
     first = parser.read(arguments, complete=False)
-    flags = _flags_from_toml(first.config, kind) if first.config else []
+    flags = _flags_from_toml(first.config, kind, files=not getattr(first, "files", ())) if first.config else []
     values = vars(parser.read([*flags, *arguments]))
     config = _fill(kind, values)
     wrong = problems(config)
@@ -56,23 +61,31 @@ def parse(kind: type[Config], arguments: list[str], doc: str = "") -> tuple[Conf
     return config, values["print_config"]
 
 
-def to_toml(config: Any) -> str:
+def to_toml(config: Any, leave_out: Collection[str] = ()) -> str:
     """Write a configuration as TOML that `--config` reads back; what is unset stands as a comment."""
     import tomlkit
 
     document = tomlkit.document()
     for name, value in knobs(config):
+        if name in leave_out:
+            continue
         if value is None:
             document.add(tomlkit.comment(f"{name} is chosen by the script"))
         else:
-            document.add(name, _plain(value))
+            document.add(name, plain(value))
     return tomlkit.dumps(document)
 
 
-def _plain(value: Any) -> Any:
+def settings_of(config: Any) -> dict[str, Any]:
+    """Return every knob as JSON and TOML can hold it."""
+    return {name: plain(value) for name, value in knobs(config)}
+
+
+def plain(value: Any) -> Any:
+    """Turn paths into strings and tuples into lists."""
     if isinstance(value, Path):
         return value.as_posix()
-    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+    return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 class _Parser(argparse.ArgumentParser):
@@ -144,6 +157,7 @@ def _add_flag(target: Any, group: type, entry: Any) -> None:
     target.add_argument(f"--{entry.name.replace('_', '-')}", dest=entry.name, **options)
 
 
+@functools.cache
 def _field_docs(group: type) -> dict[str, str]:
     """Read the doc strings that stand under the fields of a dataclass."""
     body = ast.parse(inspect.getsource(group)).body[0].body  # type: ignore[attr-defined]
@@ -166,35 +180,51 @@ def _fill(kind: type[Config], values: dict[str, Any]) -> Config:
     return kind(**given)
 
 
-def _flags_from_toml(path: Path, kind: type) -> list[str]:
-    """Turn a TOML file into flags. Keys of other scripts are passed over: one file may serve the whole flow."""
+def _flags_from_toml(path: Path, kind: type, files: bool) -> list[str]:
+    """Turn a TOML file into flags. Keys of other scripts are passed over: one file may serve the whole flow.
+
+    Args:
+        path: of the file.
+        kind: the script's configuration.
+        files: whether its list of files counts; those of the command line stand in its place.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not valid TOML: {error}") from None
-    ours, known = _knob_names(kind), {name for script in SCRIPTS for name in _knob_names(script)}
+    ours = _knob_names(kind) - (set() if files else {"files"})
+    known = {name for script in SCRIPTS for name in _knob_names(script)}
     unknown = [key for key in values if key not in known]
     if unknown:
         raise UserError(f"--config {path}: unknown key {unknown[0]}{_did_you_mean(unknown[0], known)}")
-    hints = _knob_hints(kind)
-    return [flag for key, value in values.items() if key in ours for flag in _flag(path, key, value, hints[key])]
+    hints = {name: hint for _, group in _groups(kind) for name, hint in get_type_hints(group).items()}
+    for key in ours & values.keys():
+        _check_shape(path, key, values[key], hints[key])
+    return [flag for key, value in values.items() if key in ours for flag in _flag(key, value)]
 
 
-def _flag(path: Path, key: str, value: Any, hint: Any) -> list[str]:
-    """Spell a TOML value as a flag, if it is of the flag's shape; its content is checked with all the flags."""
+def _flag(key: str, value: Any) -> list[str]:
+    """Spell a TOML value as a flag; its content is checked with all the flags."""
     name = "--" + key.replace("_", "-")
-    wanted = "true or false" if hint is bool else "a list" if get_origin(hint) is tuple else _type_names(hint)
-    fits = {bool: hint is bool, list: get_origin(hint) is tuple}.get(type(value), isinstance(value, str | int | float))
-    if not fits or (hint is bool and not isinstance(value, bool)) or (wanted == "a list" and type(value) is not list):
-        told = str(value).lower() if isinstance(value, bool) else value
-        raise UserError(f"--config {path}: {key} is {told!r}, but it must be {wanted}")
     if isinstance(value, bool):
         return [name if value else name.replace("--", "--no-", 1)]
     if isinstance(value, list):
         return [*map(str, value)] if key == "files" else [name, *map(str, value)]
     return [f"{name}={value}"]
+
+
+def _check_shape(path: Path, key: str, value: Any, hint: Any) -> None:
+    if hint is bool:
+        wanted, fits = "true or false", isinstance(value, bool)
+    elif get_origin(hint) is tuple:
+        wanted, fits = "a list", isinstance(value, list)
+    else:
+        wanted, fits = _type_names(hint), isinstance(value, str | int | float) and not isinstance(value, bool)
+    if not fits:
+        told = str(value).lower() if isinstance(value, bool) else value
+        raise UserError(f"--config {path}: {key} is {told!r}, but it must be {wanted}")
 
 
 def _type_names(hint: Any) -> str:
@@ -204,10 +234,6 @@ def _type_names(hint: Any) -> str:
 
 def _knob_names(kind: type) -> set[str]:
     return {name for name, _ in knobs(kind())}
-
-
-def _knob_hints(kind: type) -> dict[str, Any]:
-    return {name: hint for _, group in _groups(kind) for name, hint in get_type_hints(group).items()}
 
 
 def _with_hyphens(argument: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from utils import UserError
 
 if TYPE_CHECKING:
-    from transformers import WhisperProcessor
+    from transformers import WhisperProcessor, WhisperTokenizer
 
 
 def load_processor(model_dir: Path, language: str, task: str) -> WhisperProcessor:
@@ -25,3 +25,8 @@ def load_processor(model_dir: Path, language: str, task: str) -> WhisperProcesso
     except ValueError:
         raise UserError(f"--language {language}: Whisper knows no such language; name it in English") from None
     return processor
+
+
+def label_ids(tokenizer: WhisperTokenizer, text: str) -> list[int]:
+    """Return the tokens of a text between Whisper's prompt and end; a spelled-out <|endoftext|> stays text."""
+    return tokenizer(text, split_special_tokens=True).input_ids

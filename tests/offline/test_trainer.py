@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerControl, TrainerState
 
-from asr.offline.callbacks import KeepBest, MetricsFile
+from asr.offline.callbacks import EvaluateEvery, KeepBest, MetricsFile
 from asr.offline.checkpoints import mark_complete, newest_complete
 from asr.offline.precision import Precision
 from asr.offline.runs import Run, find_run, finish_run, start_run
@@ -27,6 +28,14 @@ CPU = Precision("cpu", "none", torch.float32)
 def configuration(mini_bundle, tmp_path, *flags: object) -> TrainOffline:
     arguments = ["--bundle-dir", mini_bundle, "--output-dir", tmp_path, "--dataloader-num-workers", 0, *flags]
     return parse(TrainOffline, [str(a) for a in arguments])[0]
+
+
+def begun(run: Run) -> Run:
+    """Give a run the checkpoint without which it counts as not begun."""
+    checkpoint = run.checkpoints_dir / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    mark_complete(checkpoint)
+    return run
 
 
 def trained_weights(config: TrainOffline) -> tuple[dict, list[dict]]:
@@ -81,6 +90,24 @@ def test_the_best_weights_are_those_of_the_lowest_cer(mini_bundle, tmp_path, mon
     assert KeepBest(run, "base").best == 0.4
 
 
+@pytest.mark.parametrize(("every", "due"), [(0, [3, 6, 7]), (2, [2, 4, 6, 7])])
+def test_evaluations_are_due_before_the_checkpoint_of_their_step(every, due):
+    """At an epoch's last step rather than behind it: a crash in between would lose the evaluation."""
+    found = []
+    for step in range(1, 8):
+        control = TrainerControl()
+        state = TrainerState(global_step=step, max_steps=7, epoch=step / 3)
+        EvaluateEvery(every).on_step_end(None, state, control)
+        found += [step] if control.should_evaluate else []
+    assert found == due
+
+
+def test_metrics_file_holds_json_even_where_a_gradient_overflowed(tmp_path):
+    log = MetricsFile(Run(tmp_path))
+    log.on_log(None, TrainerState(global_step=1), None, logs={"loss": 1.5, "grad_norm": float("nan")})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["grad_norm"] is None
+
+
 def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     """No step stands twice in metrics.jsonl, and a line that a crash cut short is gone."""
     log = MetricsFile(Run(tmp_path))
@@ -126,14 +153,14 @@ def test_no_checkpoint_at_all(tmp_path):
 def test_resume_with_another_setting_is_refused(mini_bundle, tmp_path, flag):
     """Trainer itself says nothing and trains something that neither run would have been."""
     bundle = open_bundle(mini_bundle)
-    start_run(configuration(mini_bundle, tmp_path, "--run-name", "night"), bundle)
+    begun(start_run(configuration(mini_bundle, tmp_path, "--run-name", "night"), bundle))
     with pytest.raises(UserError, match=flag):
         start_run(configuration(mini_bundle, tmp_path, "--run-name", "night", "--resume", flag, 3), bundle)
 
 
 def test_resume_on_another_bundle_is_refused(mini_bundle, tmp_path):
     bundle = open_bundle(mini_bundle)
-    start_run(configuration(mini_bundle, tmp_path, "--run-name", "night"), bundle)
+    begun(start_run(configuration(mini_bundle, tmp_path, "--run-name", "night"), bundle))
     with pytest.raises(UserError, match="another bundle"):
         start_run(
             configuration(mini_bundle, tmp_path, "--run-name", "night", "--resume"),
@@ -143,9 +170,27 @@ def test_resume_on_another_bundle_is_refused(mini_bundle, tmp_path):
 
 def test_a_taken_run_name_is_refused(mini_bundle, tmp_path):
     config = configuration(mini_bundle, tmp_path, "--run-name", "night")
-    start_run(config, open_bundle(mini_bundle))
+    begun(start_run(config, open_bundle(mini_bundle)))
     with pytest.raises(UserError, match="exists already"):
         start_run(config, open_bundle(mini_bundle))
+
+
+def test_a_folder_that_is_no_run_is_never_removed(mini_bundle, tmp_path):
+    """--output-dir . --run-name bundle must not cost anyone their bundle."""
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "work.txt").write_text("years of it")
+    for more in ((), ("--resume",)):
+        with pytest.raises(UserError, match="exists already"):
+            start_run(configuration(mini_bundle, tmp_path, "--run-name", "precious", *more), open_bundle(mini_bundle))
+    assert (tmp_path / "precious" / "work.txt").read_text() == "years of it"
+
+
+def test_a_run_that_broke_off_before_its_first_checkpoint_may_begin_again(mini_bundle, tmp_path):
+    """After out-of-memory in step 1 the same name is tried with a smaller batch."""
+    bundle = open_bundle(mini_bundle)
+    start_run(configuration(mini_bundle, tmp_path, "--run-name", "night"), bundle)
+    smaller = configuration(mini_bundle, tmp_path, "--run-name", "night", "--per-device-train-batch-size", 4)
+    assert start_run(smaller, bundle).record["settings"]["per_device_train_batch_size"] == 4
 
 
 def test_resume_with_nothing_to_resume_starts_anew(mini_bundle, tmp_path):

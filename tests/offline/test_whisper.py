@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 
+import numpy as np
 import pytest
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from asr.offline.precision import Precision, choose_precision
+from asr.offline.decoding import Transcriber
+from asr.offline.precision import Precision, choose_precision, limit_devices
 from asr.offline.whisper import attach_lora, count_parameters, load_adapter, load_whisper, save_weights, without_adapter
-from config import Device, Lora
+from asr.shared.processor import load_processor
+from config import Decoding, Device, Lora
+from tests.conftest import script
 from utils import UserError
 
 CPU = Precision("cpu", "none", torch.float32)
@@ -63,6 +68,20 @@ def test_every_format_gives_gradients_to_its_adapters(mini_model, quantization):
     assert all(g is not None and torch.isfinite(g).all() and g.abs().sum() > 0 for g in gradients)
 
 
+@pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])
+def test_training_goes_on_after_an_evaluation(mini_model, quantization):
+    """bitsandbytes repacks 4-bit weights, and casts 8-bit biases, the first time they are used without gradients."""
+    precision = Precision("cpu", quantization, torch.float32)
+    model = attach_lora(load_whisper(mini_model, precision), Lora())
+    inputs = {"input_features": torch.randn(1, 80, 500), "decoder_input_ids": torch.tensor([[1, 2, 3]])}
+    processor = load_processor(mini_model, "Korean", "transcribe")
+    for _ in range(2):
+        model.train()
+        model(**inputs).logits.float().square().mean().backward()
+        Transcriber(model, processor, precision, Decoding(generation_max_length=8)).transcribe([np.zeros(8000, "f4")])
+    assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
 def test_float16_checkpoint_is_read_as_float32_on_a_cpu(mini_model, tmp_path):
     WhisperForConditionalGeneration.from_pretrained(mini_model, dtype=torch.float16).save_pretrained(tmp_path)
     assert load_whisper(tmp_path, CPU).dtype == torch.float32
@@ -108,3 +127,39 @@ def test_automatic_choices_on_a_cpu():
     precision = choose_precision(Device(cuda_visible_devices=""))
     assert precision == Precision("cpu", "none", torch.float32)
     assert choose_precision(Device(cuda_visible_devices="", quantization="8bit")).quantization == "8bit"
+
+
+@pytest.mark.parametrize(
+    ("assigned", "wanted", "used"),
+    [
+        (None, "0", "0"),
+        (None, "", ""),
+        (None, "3", "3"),
+        ("5", "0", "5"),
+        ("5", "1", "1"),
+        (None, "GPU-1a2b", "GPU-1a2b"),
+    ],
+)
+def test_visible_devices(monkeypatch, assigned, wanted, used):
+    """What a scheduler assigned outranks the default, and a flag outranks both."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if assigned:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", assigned)
+    limit_devices(wanted)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == used
+
+
+def test_nonsense_for_a_device_is_refused():
+    with pytest.raises(UserError, match="cuda-visible-devices"):
+        limit_devices("gpu zero")
+
+
+@pytest.mark.parametrize("name", ["train_offline.py", "evaluate_model.py", "inference.py"])
+def test_devices_are_limited_before_anything_starts_cuda(name, mini_bundle, tmp_path):
+    """bitsandbytes starts CUDA at its import, which transformers and peft cause; later the limit has no effect."""
+    (tmp_path / "bitsandbytes.py").write_text(
+        "import os\nraise SystemExit('seen: ' + os.environ.get('CUDA_VISIBLE_DEVICES', 'nothing'))\n"
+    )
+    runs = ("--bundle-dir", mini_bundle, "--output-dir", tmp_path, "--cuda-visible-devices", "7")
+    done = script(name, *runs, env={"PYTHONPATH": str(tmp_path)})
+    assert "seen: 7" in done.stderr

@@ -34,6 +34,10 @@ def row(tokenizer, text: str, seconds: float, pitch: float = 220.0) -> dict:
     }
 
 
+def collator(tokenizer, packed: bool = True) -> WindowCollator:
+    return WindowCollator(tokenizer, LogMel(), packed, max_tokens=448)
+
+
 @given(st.lists(st.tuples(st.integers(1, WINDOW), st.integers(1, 448)), min_size=1, max_size=40))
 def test_packing_keeps_every_clip_once_and_within_limits(clips):
     samples, tokens = [c[0] for c in clips], [c[1] for c in clips]
@@ -52,9 +56,7 @@ def test_packing_fills_windows():
 
 def test_labels_begin_with_the_language_token_and_the_start_token_comes_once(tokenizer):
     """Public scripts strip the wrong token and train with a doubled start token."""
-    batch = WindowCollator(tokenizer, LogMel())(
-        [row(tokenizer, "감사합니다", 1), row(tokenizer, "비가 왔습니다", 29.5)]
-    )
+    batch = collator(tokenizer)([row(tokenizer, "감사합니다", 1), row(tokenizer, "비가 왔습니다", 29.5)])
     start, language = tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", "<|ko|>"])
     assert batch["decoder_input_ids"][:, 0].tolist() == [start, start]
     assert batch["labels"][:, 0].tolist() == [language, language]
@@ -64,7 +66,7 @@ def test_labels_begin_with_the_language_token_and_the_start_token_comes_once(tok
 
 def test_labels_end_with_one_end_token_and_padding_is_ignored(tokenizer):
     rows = [row(tokenizer, "아주 긴 문장을 여기에 적었습니다", 29.5), row(tokenizer, "짧다", 29.5)]
-    batch = WindowCollator(tokenizer, LogMel())(rows)
+    batch = collator(tokenizer)(rows)
     for labels, one in zip(batch["labels"], rows, strict=True):
         kept = labels[labels != IGNORE].tolist()
         assert kept == one["labels"][1:]
@@ -74,7 +76,7 @@ def test_labels_end_with_one_end_token_and_padding_is_ignored(tokenizer):
 def test_a_packed_window_reads_as_one_text(tokenizer):
     """Tokens of a window are those of its clips' texts joined by a space, with one prompt and one end."""
     texts = ["날씨가 맑았습니다", "기차가 떠났습니다", "고맙습니다"]
-    batch = WindowCollator(tokenizer, LogMel())([row(tokenizer, text, 2) for text in texts])
+    batch = collator(tokenizer)([row(tokenizer, text, 2) for text in texts])
     assert batch["input_features"].shape == (1, 80, 3000)
     assert tokenizer.decode(batch["labels"][0], skip_special_tokens=True) == " ".join(texts)
     assert [batch["decoder_input_ids"][0, 0].item(), *batch["labels"][0].tolist()] == tokenizer(
@@ -85,7 +87,7 @@ def test_a_packed_window_reads_as_one_text(tokenizer):
 def test_packed_audio_stands_where_it_belongs(tokenizer):
     """The second clip begins one gap after the first ends, and is itself."""
     rows = [row(tokenizer, "하나", 2, 300), row(tokenizer, "둘", 3, 900)]
-    features = WindowCollator(tokenizer, LogMel())(rows)["input_features"][0]
+    features = collator(tokenizer)(rows)["input_features"][0]
     loudest = features.argmax(dim=0)
     first, gap, second = loudest[20:180], features[:, 205:215], loudest[225:515]
     assert first.float().std() == 0
@@ -96,15 +98,15 @@ def test_packed_audio_stands_where_it_belongs(tokenizer):
 
 def test_one_clip_packed_equals_one_clip_padded(tokenizer):
     one = [row(tokenizer, "같은 것", 4)]
-    packed = WindowCollator(tokenizer, LogMel(), packed=True)(one)
-    padded = WindowCollator(tokenizer, LogMel(), packed=False)(one)
+    packed = collator(tokenizer)(one)
+    padded = collator(tokenizer, packed=False)(one)
     assert all(torch.equal(packed[key], padded[key]) for key in packed)
 
 
 def test_padded_layout_is_the_plain_recipe(tokenizer):
     """Each clip has its own window, bit for bit what WhisperFeatureExtractor makes of it."""
     rows = [row(tokenizer, "하나", 1.3), row(tokenizer, "둘", 4.7, 500)]
-    batch = WindowCollator(tokenizer, LogMel(), packed=False)(rows)
+    batch = collator(tokenizer, packed=False)(rows)
     from asr.shared.audio import load_audio
 
     plain = WhisperFeatureExtractor()(
@@ -124,6 +126,23 @@ def test_real_tokenizer_gives_the_published_ids():
     5727 169 3638 14571 4215 14705 20282 5727 7416 13 50257"""
     ids = [int(i) for i in expected.split()]
     assert real(sentence).input_ids == ids
-    batch = WindowCollator(real, LogMel())([row(real, sentence, 3)])
+    batch = collator(real)([row(real, sentence, 3)])
     assert batch["decoder_input_ids"][0].tolist() == ids[:-1]
     assert batch["labels"][0].tolist() == ids[1:]
+
+
+def test_a_spelled_out_token_stays_text_in_a_packed_window(tokenizer):
+    rows = [{**row(tokenizer, "앞", 2), "text": "앞 <|endoftext|>"}, row(tokenizer, "뒤", 2)]
+    labels = collator(tokenizer)(rows)["labels"][0].tolist()
+    assert labels.count(tokenizer.eos_token_id) == 1
+    assert labels[-1] == tokenizer.eos_token_id
+
+
+def test_collator_travels_to_a_worker_process(tokenizer):
+    """On Windows and macOS the loader's workers get it through a pipe."""
+    import io
+    from multiprocessing.reduction import ForkingPickler
+
+    sent = io.BytesIO()
+    ForkingPickler(sent).dump(collator(tokenizer))
+    assert sent.getvalue()

@@ -104,8 +104,8 @@ def test_reports_agree_with_each_other_and_with_the_data(
     sounds: Path, tmp_path: Path, processor: WhisperProcessor
 ) -> None:
     spoilt = spoilt_rows(sounds)
-    prepare([*good_rows(sounds), *(bad for _, bad in spoilt)], processor.tokenizer, ONE_PROCESS, tmp_path)
-    summary = json.loads((tmp_path / "reports" / "data.json").read_text(encoding="utf-8"))
+    rows = [*good_rows(sounds), *(bad for _, bad in spoilt)]
+    summary = prepare(rows, processor.tokenizer, ONE_PROCESS, tmp_path).summary()
     listed = dropped_csv(tmp_path)
     assert [(line["reason"], line["source_id"], line["split"]) for line in listed] == [
         (reason, bad.source_id, bad.split) for reason, bad in spoilt
