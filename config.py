@@ -106,9 +106,10 @@ class Training:
     """Stop after so many optimiser steps; -1 leaves it to num_train_epochs."""
     warmup_steps: int = 50
     """Steps over which the learning rate rises from 0 to its peak; it then falls linearly to 0."""
-    audio_layout: Literal["packed", "padded"] = "packed"
-    """packed lays a step's clips end to end in 30 s windows; padded gives each clip a window of its own, most of
-    it silence (the usual recipe)."""
+    audio_layout: Literal["auto", "packed", "trimmed", "padded"] = "auto"
+    """packed lays a step's clips end to end in 30 s windows; trimmed cuts the window to the step's longest clip, in
+    training and decoding; padded gives each clip 30 s, most of it silence (the usual recipe). auto is packed, or
+    what the bundle's model was made for."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, about a third more time."""
     eval_steps: int = 0

@@ -18,15 +18,15 @@ def main(config: DownloadModel) -> None:
     seal_if_complete(config.bundle.bundle_dir)
 
 
-def bring_model(bundle: Bundle, whisper: Whisper) -> None:
-    """Fetch the model and check that it is whole."""
+def bring_model(bundle: Bundle, whisper: Whisper, audio_layout: str | None = None) -> None:
+    """Fetch the model and check that it is whole; `audio_layout` is the one it was made for, if not every one."""
     from asr.online.sealing import report_model
     from asr.online.whisper import fetch_whisper
     from asr.shared.bundle import unseal
 
     model_dir = bundle.bundle_dir / "model"
     fetch_whisper(whisper, model_dir, before_replacing=lambda: unseal(bundle.bundle_dir))
-    report_model(bundle.bundle_dir, whisper.model_name_or_path, whisper.model_revision)
+    report_model(bundle.bundle_dir, whisper.model_name_or_path, whisper.model_revision, audio_layout)
     size = sum(file.stat().st_size for file in model_dir.iterdir())
     log.info("model: %s, %.1f MB in %s", whisper.model_name_or_path, size / 1e6, model_dir)
 

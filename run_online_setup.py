@@ -25,7 +25,8 @@ def main(config: OnlineSetup) -> None:
     if config.demo:
         use_demo(config.data, config.whisper)
     check_source(config.data, config.whisper)
-    bring_model(config.bundle, config.whisper)
+    # The demo's Whisper is too small to find its way in windows full of clips.
+    bring_model(config.bundle, config.whisper, audio_layout="trimmed" if config.demo else None)
     bring_data(config.bundle, config.whisper, config.data)
     seal_if_complete(config.bundle.bundle_dir)
 

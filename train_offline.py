@@ -56,12 +56,7 @@ def tell(config: TrainOffline, splits: dict, trainer) -> None:
         "data: %d training clips, %.2f h; %d validation clips", train["clips"], train["hours"], validation["clips"]
     )
     log.info("method: %s, %s of %s parameters train (%.2f %%)", method, f"{trained:,}", f"{total:,}", share)
-    log.info(
-        "steps: batch %s, peak learning rate %g, audio layout %s",
-        batch,
-        trainer.args.learning_rate,
-        training.audio_layout,
-    )
+    log.info("steps: batch %s, peak learning rate %g", batch, trainer.args.learning_rate)
 
 
 if __name__ == "__main__":

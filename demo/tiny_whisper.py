@@ -1,8 +1,9 @@
 """A tiny Whisper trained from scratch: the real architecture, a tokenizer of one token a Hangul syllable.
 
-Training has two stages. The first reads single clips in short windows, where attention forms quickly with the help
+Training has three stages. The first reads single clips in short windows, where attention forms quickly with the help
 of an auxiliary CTC loss on the encoder (dropped afterwards). The second reads full 30 s windows, padded or packed
-with several clips, some labelled with timestamps, so that the model works wherever Whisper works.
+with several clips, some labelled with timestamps. The third mixes short windows of several lengths with full ones, so
+that the model works where the window is cut to the audio and where it is padded to 30 s.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 IGNORE = -100
 FULL_POSITIONS = 1500
-SHORT_POSITIONS = 200
 SAMPLES_PER_POSITION = 320
 FIRST_JAMO, SPACE, CTC_BLANK = 0x1100, 256, 257
 
@@ -49,16 +49,32 @@ class Segment:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of training: window length in encoder positions, windows a step, steps, weight of the CTC loss."""
+    """One stage of training.
 
-    positions: int
-    batch: int
+    Attributes:
+        positions: window lengths in encoder positions (20 ms); each step draws one.
+        positions_a_step: what a step computes in all: windows times their length.
+        steps: optimiser steps.
+        peak_learning_rate: after the warm-up; it falls to a hundredth along a cosine.
+        ctc_weight: weight of the auxiliary loss.
+        packed: share of full windows that hold several clips.
+        warmup: steps over which the learning rate rises.
+    """
+
+    positions: tuple[int, ...]
+    positions_a_step: int
     steps: int
     peak_learning_rate: float
     ctc_weight: float
+    packed: float = 0.0
+    warmup: int = 300
 
 
-STAGES = [Stage(SHORT_POSITIONS, 16, 1800, 2e-3, 1.0), Stage(FULL_POSITIONS, 4, 600, 7e-4, 0.5)]
+STAGES = [
+    Stage((200,), 3200, 1800, 2e-3, 1.0),
+    Stage((FULL_POSITIONS,), 6000, 600, 7e-4, 0.5, packed=0.7),
+    Stage((125, 150, 175, 200, 250, FULL_POSITIONS), 3200, 600, 7e-4, 0.0, packed=0.2, warmup=100),
+]
 
 
 def build_tokenizer(sentences: list[str]) -> WhisperTokenizer:
@@ -173,15 +189,17 @@ class _Trainer:
         self.ctc_head = torch.nn.Linear(model.config.d_model, CTC_BLANK + 1).to(device)
 
     def run(self, stage: Stage) -> None:
-        set_positions(self.model, stage.positions)
-        log_mel = LogMel(self.model.config.num_mel_bins, 2 * stage.positions, self.device)
+        mel_bins = self.model.config.num_mel_bins
+        log_mels = {positions: LogMel(mel_bins, 2 * positions, self.device) for positions in stage.positions}
         parameters = [p for p in self.model.parameters() if p.requires_grad] + list(self.ctc_head.parameters())
         optimizer = torch.optim.AdamW(parameters, lr=stage.peak_learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, stage.steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, stage))
         began = time.monotonic()
         for step in range(1, stage.steps + 1):
-            waveforms, windows = self._windows(stage)
-            loss, ctc = self._loss(log_mel(waveforms), windows)
+            positions = self.rng.choice(stage.positions)
+            set_positions(self.model, positions)
+            waveforms, windows = self._windows(positions, stage)
+            loss, ctc = self._loss(log_mels[positions](waveforms), windows)
             optimizer.zero_grad(set_to_none=True)
             (loss + stage.ctc_weight * ctc).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -191,14 +209,15 @@ class _Trainer:
                 seconds = time.monotonic() - began
                 print(f"step {step}/{stage.steps} loss {loss:.4f} ctc {ctc:.4f} {seconds:.0f} s", flush=True)
 
-    def _windows(self, stage: Stage) -> tuple[torch.Tensor, list[list[Segment]]]:
-        waveforms = torch.zeros(stage.batch, stage.positions * SAMPLES_PER_POSITION, device=self.device)
-        return waveforms, [self._fill(waveform) for waveform in waveforms]
+    def _windows(self, positions: int, stage: Stage) -> tuple[torch.Tensor, list[list[Segment]]]:
+        count = stage.positions_a_step // positions
+        waveforms = torch.zeros(count, positions * SAMPLES_PER_POSITION, device=self.device)
+        return waveforms, [self._fill(waveform, stage.packed) for waveform in waveforms]
 
-    def _fill(self, waveform: torch.Tensor) -> list[Segment]:
+    def _fill(self, waveform: torch.Tensor, packed: float) -> list[Segment]:
         """Lay clips end to end, noise over them: one in a short window, one to a window full of them in a long one."""
         full = len(waveform) == FULL_POSITIONS * SAMPLES_PER_POSITION
-        most = self.rng.randint(2, 14) if full and self.rng.random() < 0.7 else 1
+        most = self.rng.randint(2, 14) if full and self.rng.random() < packed else 1
         begin = int(self.rng.uniform(0, 0.4) * SAMPLE_RATE)
         segments: list[Segment] = []
         while len(segments) < most:
@@ -279,7 +298,8 @@ def jamo(text: str) -> list[int]:
     return [ord(letter) - FIRST_JAMO if not letter.isspace() else SPACE for letter in normalize("NFD", text)]
 
 
-def _warm_cosine(step: int, steps: int, warmup: int = 300) -> float:
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+def _warm_cosine(step: int, stage: Stage) -> float:
+    if step < stage.warmup:
+        return (step + 1) / stage.warmup
+    progress = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))

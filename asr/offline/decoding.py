@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from asr.offline.precision import Precision
+from asr.offline.windows import encoder_window
 from asr.shared.audio import SAMPLE_RATE, load_audio
 from asr.shared.features import LogMel
 from asr.shared.progress import progress_bar
@@ -28,6 +29,7 @@ class Transcriber:
         processor: of the same model, with language and task set.
         precision: as the model was loaded.
         decoding: batch size and length limit.
+        trimmed: cut the encoder's window to the longest of a batch; as the model was trained.
     """
 
     def __init__(
@@ -36,11 +38,13 @@ class Transcriber:
         processor: WhisperProcessor,
         precision: Precision,
         decoding: Decoding,
+        trimmed: bool = False,
     ) -> None:
         self.model = model
         self.tokenizer = processor.tokenizer
         self.precision = precision
         self.decoding = decoding
+        self.trimmed = trimmed
         config = model.config
         self.log_mel = LogMel(config.num_mel_bins, 2 * config.max_source_positions)
         prompt = len(self.tokenizer.prefix_tokens)
@@ -74,8 +78,11 @@ class Transcriber:
     def _decode(self, pieces: list[np.ndarray]) -> list[str]:
         longest = max(map(len, pieces))
         batch = np.stack([np.pad(piece, (0, longest - len(piece))) for piece in pieces])
-        features = self.log_mel(torch.from_numpy(batch)).to(self.precision.device, self.precision.compute_dtype)
-        ids = self.model.generate(input_features=features, **self.options)
+        frames = self.log_mel.frames_for(longest) if self.trimmed else self.log_mel.window_frames
+        features = self.log_mel(torch.from_numpy(batch), frames)
+        features = features.to(self.precision.device, self.precision.compute_dtype)
+        with encoder_window(self.model, frames):
+            ids = self.model.generate(input_features=features, **self.options)
         return [clean_text(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def _cut(self, waveform: np.ndarray) -> list[np.ndarray]:

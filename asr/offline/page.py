@@ -44,8 +44,8 @@ def build_page(session: Session) -> gradio.Blocks:
         gradio.Markdown(f"# 음성 인식 · Speech to text\n{session.bundle.base_name} + {session.run.path.name}")
         audio = gradio.Audio(sources=["upload", "microphone"], type="filepath", label="오디오 · Audio")
         button = gradio.Button("받아쓰기 · Transcribe", variant="primary")
-        tuned = gradio.Textbox(label="학습한 모델 · Tuned model", lines=3, interactive=False)
-        base = gradio.Textbox(label="원래 모델 · Base model", lines=3, interactive=False)
+        tuned = gradio.Textbox(label="미세 조정한 모델 · Tuned model", lines=3, interactive=False)
+        base = gradio.Textbox(label="기본 모델 · Base model", lines=3, interactive=False)
         button.click(transcribe, audio, [tuned, base], api_name="transcribe")
     return page
 

@@ -107,8 +107,11 @@ def start_run(config: TrainOffline, bundle: Bundle) -> Run:
     run = _new_folder(config)
     # Neither belongs to what is trained: run again, it is a run of its own.
     write_atomically(run.path / "config.toml", to_toml(config, leave_out={"run_name", "resume"}))
+    layout, reason = _layout(config.training.audio_layout, bundle)
+    log.info("audio layout: %s (%s)", layout, reason)
     run.update(
         status="running",
+        audio_layout=layout,
         started=_now(),
         arguments=sys.argv[1:],
         settings=settings,
@@ -122,6 +125,13 @@ def start_run(config: TrainOffline, bundle: Bundle) -> Run:
     )
     log.info("run: %s", run.path)
     return run
+
+
+def _layout(wished: str, bundle: Bundle) -> tuple[str, str]:
+    if wished != "auto":
+        return wished, "as set"
+    made_for = bundle.manifest["config"].get("audio_layout")
+    return (made_for, "auto, what the bundle's model was made for") if made_for else ("packed", "auto")
 
 
 def _new_folder(config: TrainOffline) -> Run:

@@ -61,7 +61,9 @@ def open_session(bundle_dir: Path, use: UseRun, device: Device, decoding: Decodi
 
     def listening(model_dir: Path, adapter_dir: Path | None = None) -> Transcriber:
         model = load_whisper(model_dir, precision)
-        return Transcriber(load_adapter(model, adapter_dir) if adapter_dir else model, processor, precision, decoding)
+        trimmed = run.record["audio_layout"] == "trimmed"
+        tuned = load_adapter(model, adapter_dir) if adapter_dir else model
+        return Transcriber(tuned, processor, precision, decoding, trimmed)
 
     log.info("loading %s", run.weights_dir)
     if full:

@@ -19,7 +19,7 @@ from asr.offline.error_rates import error_rates
 from asr.offline.precision import Precision
 from asr.offline.runs import Run
 from asr.offline.whisper import attach_lora, load_whisper, save_weights
-from asr.offline.windows import IGNORE, WindowCollator
+from asr.offline.windows import IGNORE, WindowCollator, encoder_window
 from asr.shared.bundle import Bundle
 from asr.shared.processor import load_processor
 from config import LEARNING_RATES, TrainOffline
@@ -69,7 +69,8 @@ def training_arguments(config: TrainOffline, run: Run, precision: Precision) -> 
         logging_steps=training.logging_steps,
         report_to=["tensorboard"],
         dataloader_num_workers=training.dataloader_num_workers,
-        dataloader_persistent_workers=training.dataloader_num_workers > 0,
+        # Persistent workers would draw their seeds once a process, so that a resumed run drew other random numbers.
+        dataloader_persistent_workers=False,
         dataloader_pin_memory=precision.device == "cuda",
         remove_unused_columns=False,
         label_names=["labels"],
@@ -97,6 +98,11 @@ class WhisperTrainer(Seq2SeqTrainer):
         # Trainer believes that Whisper divides its own loss under gradient accumulation. It does not.
         self.model_accepts_loss_kwargs = False
         self.transcriber = transcriber
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], **options: Any) -> Any:
+        """Run the model on the window that the batch has; gradients are unaffected by the window's restoration."""
+        with encoder_window(model, inputs["input_features"].shape[-1]):
+            return super().compute_loss(model, inputs, **options)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval", **options: Any
@@ -128,11 +134,12 @@ def build_trainer(config: TrainOffline, bundle: Bundle, run: Run, precision: Pre
     model.config.use_cache = False
 
     processor = load_processor(bundle.model_dir, bundle.language, bundle.task)
-    transcriber = Transcriber(model, processor, precision, config.decoding)
+    layout = run.record["audio_layout"]
+    transcriber = Transcriber(model, processor, precision, config.decoding, trimmed=layout == "trimmed")
     collator = WindowCollator(
         processor.tokenizer,
         transcriber.log_mel,
-        packed=config.training.audio_layout == "packed",
+        layout=layout,
         max_tokens=base.config.max_target_positions,
     )
     splits = load_from_disk(str(bundle.data_dir))

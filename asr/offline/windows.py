@@ -1,16 +1,20 @@
-"""Windows: how a step's clips are laid into the 30 s that Whisper's encoder always reads.
+"""Windows: how a step's clips meet the 30 s that Whisper's encoder reads.
 
 `packed` lays clips end to end, as distil-whisper's training does (Gandhi et al., 2023): the encoder sees windows as
-full as those it was pre-trained on, and computes little silence.
+full as those it was pre-trained on, and computes little silence. `trimmed` gives each clip a window of its own and
+cuts the encoder to the longest of them, as icefall's Whisper recipes do. `padded` is the plain recipe.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers import WhisperTokenizer
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from asr.shared.audio import SAMPLE_RATE, load_audio
 from asr.shared.features import LogMel
@@ -55,13 +59,13 @@ class WindowCollator:
     Attributes:
         tokenizer: with language and task set.
         log_mel: feature extraction for the model's window.
-        packed: lay clips end to end; otherwise each has a window of its own.
+        layout: packed, trimmed or padded.
         max_tokens: `config.max_target_positions` of the model.
     """
 
     tokenizer: WhisperTokenizer
     log_mel: LogMel
-    packed: bool
+    layout: str
     max_tokens: int
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -73,10 +77,12 @@ class WindowCollator:
         """
         clips = [load_audio(row["audio"]["bytes"]) for row in rows]
         windows = [[i] for i in range(len(rows))]
-        if self.packed:
+        if self.layout == "packed":
             lengths = [len(row["labels"]) for row in rows]
             windows = pack([len(clip) for clip in clips], lengths, self.log_mel.window_samples, self.max_tokens)
-        features = self.log_mel(torch.from_numpy(_lay_end_to_end(clips, windows)))
+        waveforms = torch.from_numpy(_lay_end_to_end(clips, windows))
+        frames = self.log_mel.frames_for(waveforms.shape[1]) if self.layout == "trimmed" else None
+        features = self.log_mel(waveforms, frames)
         return {"input_features": features, **self._labels([self._ids(rows, window) for window in windows])}
 
     def _ids(self, rows: list[dict], window: list[int]) -> list[int]:
@@ -92,6 +98,27 @@ class WindowCollator:
             inputs[row, : len(sequence) - 1] = torch.tensor(sequence[:-1])
             labels[row, : len(sequence) - 1] = torch.tensor(sequence[1:])
         return {"decoder_input_ids": inputs, "labels": labels}
+
+
+@contextmanager
+def encoder_window(model: torch.nn.Module, frames: int) -> Iterator[None]:
+    """Let the encoder read `frames` (two a position) inside the block: its positions are sinusoids, any prefix works.
+
+    Args:
+        model: Whisper, plain or with an adapter.
+        frames: even, at most the model's own window.
+    """
+    encoder = next(module for module in model.modules() if isinstance(module, WhisperEncoder))
+    whole, positions = encoder.embed_positions, encoder.config.max_source_positions
+    if frames == 2 * positions:
+        yield
+        return
+    encoder.embed_positions = torch.nn.Embedding.from_pretrained(whole.weight[: frames // 2])
+    encoder.config.max_source_positions = frames // 2
+    try:
+        yield
+    finally:
+        encoder.embed_positions, encoder.config.max_source_positions = whole, positions
 
 
 def _lay_end_to_end(clips: list[np.ndarray], windows: list[list[int]]) -> np.ndarray:

@@ -12,12 +12,15 @@ from utils import log, sha256_of, write_json
 MODEL_REPORT, DATA_REPORT = "model.json", "data.json"
 
 
-def report_model(bundle_dir: Path, name: str, revision: str) -> None:
-    """Note which model is in the bundle."""
+def report_model(bundle_dir: Path, name: str, revision: str, audio_layout: str | None) -> None:
+    """Note which model is in the bundle, and the audio layout that it was made for, if any."""
     source = Path(name)
     # A folder's path means nothing on the box; its name still tells which model this is.
     base_model = source.resolve().name if source.is_dir() else name
-    write_json(bundle_dir / "reports" / MODEL_REPORT, {"base_model": base_model, "revision": revision})
+    write_json(
+        bundle_dir / "reports" / MODEL_REPORT,
+        {"base_model": base_model, "revision": revision, "audio_layout": audio_layout},
+    )
 
 
 def report_data(bundle_dir: Path, settings: dict[str, Any], counted: dict[str, Any]) -> None:
@@ -37,7 +40,8 @@ def seal_if_complete(bundle_dir: Path) -> None:
         log.info("next: python download_data.py (the labels were made for another model's tokenizer)")
         return
     log.info("sealing the bundle")
-    bundle = seal(bundle_dir, model["base_model"], data.pop("settings"), data)
+    settings = {**data.pop("settings"), "audio_layout": model["audio_layout"]}
+    bundle = seal(bundle_dir, model["base_model"], settings, data)
     size = sum(entry["size"] for entry in bundle.manifest["files"].values())
     log.info("done: %s holds %d files, %.1f MB", bundle_dir, len(bundle.manifest["files"]), size / 1e6)
     log.info("next: copy it and this project to the box, then: python train_offline.py")

@@ -18,6 +18,7 @@ HOP_LENGTH = 160
 FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH
 MIN_POWER = 1e-10
 DYNAMIC_RANGE = 8.0
+TAIL_FRAMES, STEP_FRAMES = 20, 50
 
 
 class LogMel:
@@ -52,16 +53,17 @@ class LogMel:
         """Samples at 16 kHz that one encoder window holds."""
         return self.window_frames * HOP_LENGTH
 
-    def __call__(self, waveform: torch.Tensor) -> torch.Tensor:
+    def __call__(self, waveform: torch.Tensor, frames: int | None = None) -> torch.Tensor:
         """Return the log-mel windows of waveforms.
 
         Args:
             waveform: float32 in [-1, 1] at 16 kHz, shape (samples,) or (batch, samples); shorter ones of a batch
                 end in zeros.
+            frames: length of the result, by default the whole window.
 
         Returns:
-            float32, shape (num_mel_bins, window_frames) or (batch, num_mel_bins, window_frames): bit for bit what
-            WhisperFeatureExtractor gives after padding to the window, at the cost of the real length.
+            float32, shape (num_mel_bins, frames) or (batch, num_mel_bins, frames): bit for bit the first frames of
+            what WhisperFeatureExtractor gives after padding to the window, at the cost of the real length.
 
         Raises:
             ValueError: the waveform is longer than the window.
@@ -80,8 +82,17 @@ class LogMel:
         log_mel = torch.nn.functional.pad(
             log_mel, (0, self.window_frames - log_mel.shape[-1]), value=math.log10(MIN_POWER)
         )
+        log_mel = log_mel[..., : frames or self.window_frames]
         floor = log_mel.amax(dim=(-2, -1), keepdim=True) - DYNAMIC_RANGE
         return (torch.maximum(log_mel, floor) + 4.0) / 4.0
+
+    def frames_for(self, samples: int) -> int:
+        """Return the frames of a shorter window that holds `samples` and 0.2 s of silence, in steps of 0.5 s.
+
+        Steps keep the number of different shapes small; the window itself is the limit.
+        """
+        frames = -(-samples // HOP_LENGTH) + TAIL_FRAMES
+        return min(-(-frames // STEP_FRAMES) * STEP_FRAMES, self.window_frames)
 
     @property
     def window_s(self) -> float:

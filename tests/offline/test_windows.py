@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import WhisperFeatureExtractor
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from asr.offline.windows import GAP_S, IGNORE, WindowCollator, pack
+from asr.offline.windows import GAP_S, IGNORE, WindowCollator, encoder_window, pack
 from asr.shared.audio import SAMPLE_RATE, encode_flac
 from asr.shared.features import LogMel
 from asr.shared.processor import load_processor
@@ -34,8 +34,8 @@ def row(tokenizer, text: str, seconds: float, pitch: float = 220.0) -> dict:
     }
 
 
-def collator(tokenizer, packed: bool = True) -> WindowCollator:
-    return WindowCollator(tokenizer, LogMel(), packed, max_tokens=448)
+def collator(tokenizer, layout: str = "packed") -> WindowCollator:
+    return WindowCollator(tokenizer, LogMel(), layout, max_tokens=448)
 
 
 @given(st.lists(st.tuples(st.integers(1, WINDOW), st.integers(1, 448)), min_size=1, max_size=40))
@@ -99,14 +99,14 @@ def test_packed_audio_stands_where_it_belongs(tokenizer):
 def test_one_clip_packed_equals_one_clip_padded(tokenizer):
     one = [row(tokenizer, "같은 것", 4)]
     packed = collator(tokenizer)(one)
-    padded = collator(tokenizer, packed=False)(one)
+    padded = collator(tokenizer, "padded")(one)
     assert all(torch.equal(packed[key], padded[key]) for key in packed)
 
 
 def test_padded_layout_is_the_plain_recipe(tokenizer):
     """Each clip has its own window, bit for bit what WhisperFeatureExtractor makes of it."""
     rows = [row(tokenizer, "하나", 1.3), row(tokenizer, "둘", 4.7, 500)]
-    batch = collator(tokenizer, packed=False)(rows)
+    batch = collator(tokenizer, "padded")(rows)
     from asr.shared.audio import load_audio
 
     plain = WhisperFeatureExtractor()(
@@ -146,3 +146,28 @@ def test_collator_travels_to_a_worker_process(tokenizer):
     sent = io.BytesIO()
     ForkingPickler(sent).dump(collator(tokenizer))
     assert sent.getvalue()
+
+
+def test_trimmed_layout_is_the_beginning_of_the_padded_one(tokenizer):
+    """The same features as far as the longest clip and a little silence go; the rest is not computed."""
+    rows = [row(tokenizer, "하나", 1.3), row(tokenizer, "둘", 4.7, 500)]
+    trimmed, padded = (collator(tokenizer, layout)(rows)["input_features"] for layout in ("trimmed", "padded"))
+    assert trimmed.shape == (2, 80, 500)
+    assert torch.equal(trimmed, padded[..., :500])
+
+
+def test_encoder_window_is_there_and_gone_again(mini_model):
+    """A shorter window computes the same for the same audio as a model of that window, and is restored."""
+    model = WhisperForConditionalGeneration.from_pretrained(mini_model).eval()
+    short = torch.randn(1, 80, 200)
+    with torch.no_grad(), encoder_window(model, 200):
+        assert model.model.encoder(short).last_hidden_state.shape == (1, 100, 64)
+        cut = model.model.encoder(short).last_hidden_state
+    assert model.config.max_source_positions == 250
+    config = WhisperConfig.from_pretrained(mini_model, max_source_positions=100)
+    other = WhisperForConditionalGeneration(config).eval()
+    weights = {name: value for name, value in model.state_dict().items() if "encoder.embed_positions" not in name}
+    other.load_state_dict(weights, strict=False)
+    with torch.no_grad():
+        torch.testing.assert_close(other.model.encoder(short).last_hidden_state, cut)
+        assert model.model.encoder(torch.randn(1, 80, 500)).last_hidden_state.shape == (1, 250, 64)
