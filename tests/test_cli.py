@@ -95,7 +95,7 @@ DEFAULTS = {
     "quantization": "auto",
     "method": "lora",
     "max_steps": -1,
-    "audio_layout": "packed",
+    "audio_layout": "auto",
 }
 
 
