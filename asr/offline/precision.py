@@ -58,7 +58,8 @@ def choose_precision(device: Device, method: str = "lora") -> Precision:
     import torch
 
     cuda = torch.cuda.is_available()
-    log.info("device: %s", torch.cuda.get_device_name(0) if cuda else "CPU (no CUDA device is visible)")
+    visible = f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
+    log.info("device: %s (%s)", torch.cuda.get_device_name(0) if cuda else "CPU, no CUDA device is visible", visible)
     if not cuda and torch.version.cuda and os.environ.get("CUDA_VISIBLE_DEVICES"):
         log.warning("warning: this torch is built for CUDA %s, but finds no GPU: see nvidia-smi", torch.version.cuda)
     wished = device.quantization
@@ -79,7 +80,6 @@ def limit_devices(wanted: str) -> None:
     """
     assigned = os.environ.get("CUDA_VISIBLE_DEVICES")
     if assigned is not None and wanted == DEFAULT_DEVICES:
-        log.info("GPUs: CUDA_VISIBLE_DEVICES=%s (from the environment)", assigned)
         return
     if wanted and not all(
         part.strip().isalnum() or part.strip().startswith(("GPU-", "MIG-")) for part in wanted.split(",")

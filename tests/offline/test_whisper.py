@@ -142,9 +142,9 @@ def test_automatic_choices_on_a_cpu():
 )
 def test_visible_devices(monkeypatch, assigned, wanted, used):
     """What a scheduler assigned outranks the default, and a flag outranks both."""
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if assigned:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", assigned)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", assigned or "")
+    if not assigned:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     limit_devices(wanted)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == used
 
