@@ -18,13 +18,13 @@ from unicodedata import normalize
 import numpy as np
 import torch
 
+from asr.offline.windows import IGNORE, encoder_window
 from asr.shared.audio import SAMPLE_RATE
 from asr.shared.features import LogMel
 
 if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer
 
-IGNORE = -100
 FULL_POSITIONS = 1500
 SAMPLES_PER_POSITION = 320
 FIRST_JAMO, SPACE, CTC_BLANK = 0x1100, 256, 257
@@ -158,24 +158,7 @@ def train(
     trainer = _Trainer(model, processor.tokenizer, clips, seed, device)
     for stage in stages:
         trainer.run(stage)
-    set_positions(model, FULL_POSITIONS)
     model.eval()
-
-
-def set_positions(model: WhisperForConditionalGeneration, positions: int) -> None:
-    """Give the encoder a window of `positions` x 20 ms: its position embeddings are sinusoids, so any prefix works."""
-    encoder = model.model.encoder
-    table = torch.nn.Embedding(positions, model.config.d_model)
-    with torch.no_grad():
-        table.weight.copy_(_sinusoids(positions, model.config.d_model))
-    encoder.embed_positions = table.requires_grad_(False).to(model.device)
-    encoder.max_source_positions = model.config.max_source_positions = positions
-
-
-def _sinusoids(length: int, channels: int) -> torch.Tensor:
-    from transformers.models.whisper.modeling_whisper import sinusoids
-
-    return sinusoids(length, channels)
 
 
 class _Trainer:
@@ -189,17 +172,16 @@ class _Trainer:
         self.ctc_head = torch.nn.Linear(model.config.d_model, CTC_BLANK + 1).to(device)
 
     def run(self, stage: Stage) -> None:
-        mel_bins = self.model.config.num_mel_bins
-        log_mels = {positions: LogMel(mel_bins, 2 * positions, self.device) for positions in stage.positions}
+        log_mel = LogMel(self.model.config.num_mel_bins, 2 * FULL_POSITIONS, self.device)
         parameters = [p for p in self.model.parameters() if p.requires_grad] + list(self.ctc_head.parameters())
         optimizer = torch.optim.AdamW(parameters, lr=stage.peak_learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, stage))
         began = time.monotonic()
         for step in range(1, stage.steps + 1):
             positions = self.rng.choice(stage.positions)
-            set_positions(self.model, positions)
             waveforms, windows = self._windows(positions, stage)
-            loss, ctc = self._loss(log_mels[positions](waveforms), windows)
+            with encoder_window(self.model, 2 * positions):
+                loss, ctc = self._loss(log_mel(waveforms, 2 * positions), windows)
             optimizer.zero_grad(set_to_none=True)
             (loss + stage.ctc_weight * ctc).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
