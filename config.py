@@ -27,7 +27,7 @@ class Whisper:
     """The base model and what it is to do."""
 
     model_name_or_path: str = "openai/whisper-small"
-    """Hub id or local folder of the Whisper to fine-tune (tiny to large-v3, turbo)."""
+    """Hub id, local folder or run of ours (runs/NAME) of the Whisper to fine-tune (tiny to large-v3, turbo)."""
     model_revision: str = "main"
     """Branch, tag or commit of a Hub id; a commit makes the download repeatable."""
     language: str = "Korean"
@@ -39,17 +39,124 @@ class Whisper:
 
 
 @dataclass
-class Data:
-    """Where the speech comes from and what of it is kept."""
+class Source:
+    """Where the speech comes from, and which column is which. Columns are found by their usual names, unless named."""
+
+    source: tuple[str, ...] = ("auto",)
+    """One or several of: common-voice zeroth-korean fleurs-ko kss hub table folder sql. auto takes each one whose own
+    flag is given, and Common Voice where there is none."""
+    limit: int = 0
+    """Read at most so many rows of each source; 0 reads all."""
+    audio_column: str | None = None
+    """Column with the audio: paths, or the bytes of audio files."""
+    text_column: str | None = None
+    """Column with what is said."""
+    speaker_column: str | None = None
+    """Column that tells speakers apart."""
+    group_column: str | None = None
+    """Column of what must stay on one side of the split, such as a programme or a call; by default the speaker."""
+    split_column: str | None = None
+    """Column with train, validation (dev) or test."""
+    audio_root: Path | None = None
+    """Folder that relative audio paths start from; by default the folder of the table."""
+    path_map: tuple[str, ...] = ()
+    """FROM=TO rewrites the beginning of audio paths, as /cul_m01=/mnt/cul; repeatable, the longest FROM wins."""
+
+
+@dataclass
+class CommonVoice:
+    """Mozilla Common Voice."""
 
     common_voice: Path | None = None
-    """A Common Voice release on disk: its .tar.gz, or the folder that was unpacked from it."""
+    """A release on disk: its .tar.gz, or the folder unpacked from it; without it the newest one of the language is
+    downloaded from Mozilla Data Collective (needs MDC_API_KEY)."""
+    common_voice_splits: tuple[str, ...] = ()
+    """More training clips from: other, validated, invalidated; never of a speaker in dev or test."""
+
+
+@dataclass
+class HubDataset:
+    """A dataset on the Hugging Face Hub, as parquet or an audio folder; HF_TOKEN opens private ones."""
+
+    hub_dataset: str | None = None
+    """Its id, such as kresnik/zeroth_korean."""
+    hub_config: str | None = None
+    """Its configuration (subset), where it has several."""
+    hub_revision: str = "main"
+    """Branch, tag or commit; a commit makes the download repeatable."""
+    hub_splits: tuple[str, ...] = ()
+    """OURS=THEIRS pairs, as validation=dev; by default what they are called says what they are."""
+
+
+@dataclass
+class Files:
+    """Recordings of your own, in files."""
+
+    table: tuple[Path, ...] = ()
+    """Tables that name audio files and texts: csv, tsv, jsonl, parquet or xlsx; UTF-8, UTF-16 or CP949."""
+    folder: tuple[Path, ...] = ()
+    """Folders with clip.wav beside clip.txt, in any depth."""
+
+
+@dataclass
+class Database:
+    """Recordings of your own, in a SQL database. It is only read. The password stands in DB_PASSWORD."""
+
+    db_url: str | None = None
+    """SQLAlchemy URL without a password, as mysql+pymysql://user@host/name or postgresql+psycopg://user@host/name."""
+    db_query: str | None = None
+    """A single SELECT that gives audio and text, and speaker, group and split where there are any."""
+    db_table: str | None = None
+    """A table (or schema.table) to read instead of a query."""
+
+
+@dataclass
+class Cleaning:
+    """What of it is kept."""
+
+    strip_caption_marks: bool = False
+    """Take (웃음), [음악], ♪, leading dashes and >> of subtitles out of the text."""
     min_seconds: float = 0.3
     """Shorter clips are dropped and reported."""
     max_seconds: float = 30.0
     """Longer clips are dropped and reported; Whisper's window holds 30 s."""
+    min_syllables_per_second: float = 0.2
+    """Slower clips are dropped and reported: their text says less than is heard; 0 keeps them."""
+    max_syllables_per_second: float = 15.0
+    """Faster clips are dropped and reported: their text says more than is heard."""
+    max_clipped: float = 0.02
+    """Share of samples at full scale above which a clip is dropped as clipped; 1 keeps them."""
+    keep_repeats: bool = False
+    """Keep a sentence that its speaker has said before; recordings that are the same go anyway."""
+    split: str = "0.8,0.1,0.1"
+    """Shares of train, validation and test where a source gives none."""
+    split_seed: int = 42
+    """Fixes who goes where."""
+    strict: bool = False
+    """Fail when any row is dropped."""
+
+
+@dataclass
+class Storage:
+    """How it is stored."""
+
+    store: Literal["audio", "features"] = "audio"
+    """audio keeps 16 kHz FLAC; features keeps float16 log-mel of the real length, so that training has none to make."""
     num_proc: int = 0
     """Processes that prepare clips; 0 takes every core."""
+
+
+@dataclass
+class Data:
+    """The speech."""
+
+    source: Source = field(default_factory=Source)
+    common_voice: CommonVoice = field(default_factory=CommonVoice)
+    hub: HubDataset = field(default_factory=HubDataset)
+    files: Files = field(default_factory=Files)
+    database: Database = field(default_factory=Database)
+    cleaning: Cleaning = field(default_factory=Cleaning)
+    storage: Storage = field(default_factory=Storage)
 
 
 @dataclass
@@ -234,15 +341,55 @@ def problems(config: Any) -> list[str]:
     """Return what is wrong with the values, each in one sentence that names the flag; all of it at once."""
     values = dict(knobs(config))
     found = [
-        f"--{name.replace('_', '-')} is {values[name]}, but {rule}"
+        f"{_flag(name)} is {_spelled(values[name])}, but {rule}"
         for name, (ok, rule) in RULES.items()
         if name in values and values[name] is not None and not ok(values[name])
     ]
     if "method" in values and values["method"] == "full" and values["quantization"] in ("8bit", "4bit"):
         found.append(f"--method full cannot train {values['quantization']} weights: use --quantization none")
-    if "min_seconds" in values and values["min_seconds"] >= values["max_seconds"]:
-        found.append("--min-seconds must be below --max-seconds")
+    for low, high in (("min_seconds", "max_seconds"), ("min_syllables_per_second", "max_syllables_per_second")):
+        if low in values and values[low] >= values[high]:
+            found.append(f"{_flag(low)} must be below {_flag(high)}")
+    if values.get("db_query") and values.get("db_table"):
+        found.append("--db-query and --db-table cannot both be given")
     return found
+
+
+def split_shares(text: str) -> tuple[float, ...]:
+    """Return the shares of train, validation and test that `text` gives, in the sum 1.
+
+    Raises:
+        ValueError: these are no such shares.
+    """
+    shares = tuple(float(part) for part in text.split(","))
+    if len(shares) != 3 or not all(0 <= share <= 1 for share in shares) or shares[0] == 0:
+        raise ValueError(text)
+    if abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(text)
+    return shares
+
+
+def _are_shares(text: str) -> bool:
+    try:
+        return bool(split_shares(text))
+    except ValueError:
+        return False
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _spelled(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _pairs(names: tuple[str, ...] = ()) -> Any:
+    def hold(values: tuple[str, ...]) -> bool:
+        pairs = [value.partition("=")[::2] for value in values]
+        return all((left in names if names else left) and right for left, right in pairs)
+
+    return hold
 
 
 def _at_least(least: float) -> tuple[Any, str]:
@@ -253,7 +400,24 @@ def _within(low: float, high: float) -> tuple[Any, str]:
     return (lambda value: low <= value <= high), f"it must lie between {low:g} and {high:g}"
 
 
+SOURCES = ("auto", "common-voice", "zeroth-korean", "fleurs-ko", "kss", "hub", "table", "folder", "sql")
+MORE_SPLITS = ("other", "validated", "invalidated")
+
 RULES = {
+    "source": (
+        (lambda values: values and set(values) <= set(SOURCES) and (len(values) == 1 or "auto" not in values)),
+        f"it must be auto, or some of {' '.join(SOURCES[1:])}",
+    ),
+    "limit": _at_least(0),
+    "path_map": (_pairs(), "it must be FROM=TO"),
+    "hub_splits": (_pairs(("train", "validation", "test")), "it must be train=…, validation=… or test=…"),
+    "common_voice_splits": (
+        (lambda values: set(values) <= set(MORE_SPLITS)),
+        f"it must name some of {' '.join(MORE_SPLITS)}",
+    ),
+    "min_syllables_per_second": _at_least(0),
+    "max_clipped": _within(0, 1),
+    "split": (_are_shares, "it must be three shares that add up to 1, as 0.8,0.1,0.1, and the first above 0"),
     "min_seconds": _at_least(0),
     "max_seconds": _within(0.1, 30),
     "num_proc": _at_least(0),

@@ -23,18 +23,17 @@ def main(config: EvaluateModel) -> None:
     from asr.offline.precision import limit_devices
 
     limit_devices(config.device.cuda_visible_devices)
-    from asr.offline.decoding import read_waveforms
     from asr.offline.error_rates import error_rates
     from asr.offline.session import open_session
 
     session = open_session(config.bundle.bundle_dir, config.use, config.device, config.decoding)
     rows = open_test_split(session.bundle.data_dir)
-    waveforms, references = list(read_waveforms(rows)), list(rows["text"])
+    references = list(rows["text"])
 
-    texts = {
-        "base": session.transcribe_base(waveforms, progress="base"),
-        "tuned": session.transcribe_tuned(waveforms, progress="tuned"),
-    }
+    texts = {}
+    with session.base() as base:
+        texts["base"] = base.transcribe_clips(rows, progress="base")
+    texts["tuned"] = session.tuned.transcribe_clips(rows, progress="tuned")
     figures = {name: error_rates(written, references) for name, written in texts.items()}
 
     print_table(figures, len(references))

@@ -47,7 +47,7 @@ def transcribe_files(files: tuple[Path, ...], session) -> None:
         except AudioError as error:
             failed.append(f"{file}: {error}")
             continue
-        text = session.transcribe_tuned([waveform])[0]
+        text = session.tuned.transcribe([waveform])[0]
         print(f"{file}\t{text}" if len(files) > 1 else text, flush=True)
     for line in failed:
         log.error("%s", line)

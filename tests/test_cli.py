@@ -43,6 +43,7 @@ SCRIPTS: dict[str, type] = {
 }
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
 HEAVY = ["torch", "transformers", "datasets", "gradio", "numpy", "peft", "evaluate", "librosa", "huggingface_hub"]
+HEAVY += ["av", "pandas", "pyarrow", "scipy", "soundfile", "sqlalchemy"]
 REPEATABLE = settings(derandomize=True, deadline=None, database=None, max_examples=12)
 
 
@@ -176,6 +177,91 @@ def test_a_switch_of_the_toml_file_can_be_turned_off(tmp_path: Path) -> None:
 def test_a_list_of_flags_replaces_the_list_of_the_toml_file(tmp_path: Path) -> None:
     file = toml(tmp_path, 'target_modules = ["fc1", "fc2"]')
     assert values(TrainOffline, "--config", file, "--target-modules", "k_proj")["target_modules"] == ("k_proj",)
+
+
+# Lists
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--source", "table", "sql"],
+        ["--source", "table", "--source", "sql"],
+        ["--source", "table,sql"],
+        ["--source=table,sql"],
+        ["--source", "table,", "--source", ",sql"],
+        ["--source=table", "--source", "sql"],
+    ],
+)
+def test_a_list_may_be_given_in_any_way(arguments: list[object]) -> None:
+    assert values(DownloadData, *arguments)["source"] == ("table", "sql")
+
+
+def test_a_flag_behind_a_list_ends_it() -> None:
+    found = values(DownloadData, "--table", "a.csv", "b.csv", "--limit", 5, "--table", "c.csv")
+    assert (found["table"], found["limit"]) == ((Path("a.csv"), Path("b.csv"), Path("c.csv")), 5)
+
+
+def test_a_file_name_keeps_its_commas() -> None:
+    assert values(DownloadData, "--table", "1,2.csv", "/a,b/c.csv")["table"] == (Path("1,2.csv"), Path("/a,b/c.csv"))
+    assert values(DownloadData, "--folder=a,b")["folder"] == (Path("a,b"),)
+
+
+def test_a_path_rule_keeps_its_commas_and_its_equals_signs() -> None:
+    rules = ("/cul_m01=/mnt/a,b", r"\\nas\x=Z:\y=z")
+    assert values(DownloadData, "--path-map", rules[0], "--path-map", rules[1])["path_map"] == rules
+    assert values(DownloadData, "--path-map", *rules)["path_map"] == rules
+
+
+def test_a_list_of_pairs_may_be_joined() -> None:
+    found = values(DownloadData, "--hub-splits", "train=train.clean,validation=dev", "test=test")
+    assert found["hub_splits"] == ("train=train.clean", "validation=dev", "test=test")
+
+
+def test_flags_do_not_add_to_the_list_of_the_toml_file(tmp_path: Path) -> None:
+    """However often they are repeated: what was given on the command line is what is meant."""
+    file = toml(tmp_path, 'table = ["old.csv"]\npath_map = ["/old=/new"]\nsource = ["table", "sql"]')
+    assert values(DownloadData, "--config", file)["source"] == ("table", "sql")
+    found = values(DownloadData, "--table", "a.csv", "--config", file, "--table", "b.csv", "--source", "table")
+    assert found["table"] == (Path("a.csv"), Path("b.csv"))
+    assert found["source"] == ("table",)
+    assert found["path_map"] == ("/old=/new",)
+
+
+def test_an_empty_list_of_the_toml_file_is_empty(tmp_path: Path) -> None:
+    assert values(DownloadData, "--config", toml(tmp_path, "table = []"))["table"] == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--source", "tables"], ["--source is tables", "common-voice", "fleurs-ko"]),
+        (["--source", "auto", "table"], ["--source is auto table"]),
+        (["--source"], ["--source"]),
+        (["--path-map", "/cul_m01"], ["--path-map is /cul_m01", "FROM=TO"]),
+        (["--hub-splits", "dev=validation"], ["--hub-splits is dev=validation", "train="]),
+        (["--common-voice-splits", "train"], ["--common-voice-splits is train", "validated"]),
+        (["--split", "0.8,0.1"], ["--split is 0.8,0.1", "three shares"]),
+        (["--split", "0.8,0.1,0.2"], ["--split"]),
+        (["--split", "0,0.5,0.5"], ["--split"]),
+        (["--split", "nan,nan,nan"], ["--split"]),
+        (["--split", "a,b,c"], ["--split"]),
+        (["--split", "1.5,-0.25,-0.25"], ["--split"]),
+        (["--max-clipped", "2"], ["--max-clipped", "between 0 and 1"]),
+        (["--min-syllables-per-second", "20"], ["--min-syllables-per-second must be below --max-syllables-per-second"]),
+        (["--db-query", "SELECT 1", "--db-table", "t"], ["--db-query", "--db-table"]),
+        (["--limit", "-1"], ["--limit is -1"]),
+        (["--store", "mp3"], ["--store", "features"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_the_data_is_told(arguments: list[object], words: list[str]) -> None:
+    message = told(DownloadData, *arguments)
+    assert [word for word in words if word not in message] == []
+
+
+@pytest.mark.parametrize("split", ["0.8,0.1,0.1", "1,0,0", "0.9,0,0.1", " 0.8, 0.1, 0.1"])
+def test_shares_that_add_up_are_taken(split: str) -> None:
+    assert sum(config.split_shares(values(DownloadData, "--split", split)["split"])) == pytest.approx(1)
 
 
 def test_keys_of_other_scripts_are_passed_over(tmp_path: Path) -> None:
@@ -378,6 +464,8 @@ def test_print_config_shows_what_file_and_flags_lead_to(tmp_path: Path) -> None:
 
 ANY_CHARACTER = st.one_of(st.integers(0x20, 0xD7FF), st.integers(0xE000, 0x10FFFF), st.sampled_from(b"\n\t\"'\\#=-_. "))
 ANY_TEXT = st.lists(ANY_CHARACTER.map(chr), min_size=1, max_size=12).map("".join)
+# One that looks like a flag has to be written with its folder.
+FILE_NAME = ANY_TEXT.filter(lambda text: not text.startswith("-"))
 FOLDER_NAME = ANY_TEXT.filter(lambda text: text not in (".", "..") and not set(text) & set('/\\:*?"<>|'))
 
 
@@ -407,13 +495,30 @@ def test_any_training_configuration_survives_toml(
     assert fed_back(found, tmp_path_factory.mktemp("toml")) == found
 
 
-@given(name=ANY_TEXT, source=st.none() | ANY_TEXT.map(Path), seconds=st.floats(0, 10), demo=st.booleans())
+@given(
+    name=ANY_TEXT,
+    release=st.none() | ANY_TEXT.map(Path),
+    tables=st.lists(FILE_NAME.map(Path), max_size=3).map(tuple),
+    sources=st.lists(st.sampled_from(config.SOURCES[1:]), min_size=1, max_size=3).map(tuple),
+    rules=st.lists(st.sampled_from(["/a=/b", r"\\nas\a=/b", "/음성, 둘=/mnt/a,b"]), max_size=2).map(tuple),
+    seconds=st.floats(0, 10),
+    demo=st.booleans(),
+)
 @REPEATABLE
 def test_any_online_configuration_survives_toml(
-    tmp_path_factory: pytest.TempPathFactory, name: str, source: Path | None, seconds: float, demo: bool
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    release: Path | None,
+    tables: tuple[Path, ...],
+    sources: tuple[str, ...],
+    rules: tuple[str, ...],
+    seconds: float,
+    demo: bool,
 ) -> None:
     found = OnlineSetup(demo=demo)
-    found.whisper.model_name_or_path, found.data.common_voice, found.data.min_seconds = name, source, seconds
+    found.whisper.model_name_or_path, found.data.common_voice.common_voice = name, release
+    found.data.files.table, found.data.source.source, found.data.source.path_map = tables, sources, rules
+    found.data.cleaning.min_seconds = seconds
     assert fed_back(found, tmp_path_factory.mktemp("toml")) == found
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from asr.offline.precision import Precision
 from asr.offline.windows import encoder_window
-from asr.shared.audio import SAMPLE_RATE, load_audio
+from asr.shared.audio import SAMPLE_RATE
+from asr.shared.clips import spectrum_of
 from asr.shared.features import LogMel
 from asr.shared.progress import progress_bar
 from asr.shared.text import clean_text
@@ -56,30 +58,42 @@ class Transcriber:
     def transcribe(self, waveforms: list[np.ndarray], progress: str = "") -> list[str]:
         """Return the text of each waveform (float32, 16 kHz, any length), in the given order.
 
-        Pieces of similar length are decoded together, so that a batch is done when its longest is.
+        With `progress` for its title, a bar is shown.
         """
         pieces = [(i, piece) for i, waveform in enumerate(waveforms) for piece in self._cut(waveform)]
-        order = sorted(range(len(pieces)), key=lambda p: -len(pieces[p][1]))
-        size = self.decoding.per_device_eval_batch_size
-        texts = [""] * len(pieces)
-        bar = progress_bar(total=len(pieces), desc=progress, unit="clip", disable=not progress, leave=False)
-        with _evaluating(self.model, self.precision):
-            for start in range(0, len(order), size):
-                batch = order[start : start + size]
-                for p, text in zip(batch, self._decode([pieces[p][1] for p in batch]), strict=True):
-                    texts[p] = text
-                bar.update(len(batch))
-        bar.close()
+
+        def spectrum(p: int) -> torch.Tensor:
+            return self.log_mel.spectrum(torch.from_numpy(pieces[p][1]))
+
         joined: list[list[str]] = [[] for _ in waveforms]
+        texts = self._decode_all([len(piece) for _, piece in pieces], spectrum, progress)
         for (i, _), text in zip(pieces, texts, strict=True):
             joined[i].append(text)
         return [" ".join(filter(None, parts)) for parts in joined]
 
-    def _decode(self, pieces: list[np.ndarray]) -> list[str]:
-        longest = max(map(len, pieces))
-        batch = np.stack([np.pad(piece, (0, longest - len(piece))) for piece in pieces])
-        frames = self.log_mel.frames_for(longest) if self.trimmed else self.log_mel.window_frames
-        features = self.log_mel(torch.from_numpy(batch), frames)
+    def transcribe_clips(self, rows: Dataset, progress: str = "") -> list[str]:
+        """Return the text of each clip of the bundle, in the given order; each is opened when its turn comes."""
+        samples = [round(seconds * SAMPLE_RATE) for seconds in rows["duration_s"]]
+        return self._decode_all(samples, lambda i: spectrum_of(rows[i], self.log_mel), progress)
+
+    def _decode_all(self, samples: list[int], spectrum: Callable[[int], torch.Tensor], progress: str) -> list[str]:
+        """Decode pieces of similar length together, so that a batch is done when its longest is."""
+        order = sorted(range(len(samples)), key=lambda p: -samples[p])
+        size = self.decoding.per_device_eval_batch_size
+        texts = [""] * len(samples)
+        bar = progress_bar(total=len(samples), desc=progress, unit="clip", disable=not progress, leave=False)
+        with _evaluating(self.model, self.precision):
+            for start in range(0, len(order), size):
+                batch = order[start : start + size]
+                frames = self.log_mel.frames_for(samples[batch[0]]) if self.trimmed else self.log_mel.window_frames
+                for p, text in zip(batch, self._decode([spectrum(p) for p in batch], frames), strict=True):
+                    texts[p] = text
+                bar.update(len(batch))
+        bar.close()
+        return texts
+
+    def _decode(self, spectra: list[torch.Tensor], frames: int) -> list[str]:
+        features = torch.stack([self.log_mel.window(spectrum, frames) for spectrum in spectra])
         features = features.to(self.precision.device, self.precision.compute_dtype)
         with encoder_window(self.model, frames):
             ids = self.model.generate(input_features=features, **self.options)
@@ -114,8 +128,3 @@ def quietest(waveform: np.ndarray, start: int, end: int, frame: int = 1600) -> i
     spans = range(start, max(start + 1, end - frame), frame // 2)
     energy = [float(np.square(waveform[at : at + frame]).sum()) for at in spans]
     return spans[int(np.argmin(energy))] + frame // 2
-
-
-def read_waveforms(rows: Iterable[dict]) -> Iterator[np.ndarray]:
-    """Decode the audio of bundle rows."""
-    return (load_audio(row["audio"]["bytes"]) for row in rows)

@@ -38,7 +38,9 @@ def build_page(session: Session) -> gradio.Blocks:
             waveform = load_audio(path)
         except AudioError as error:
             raise _told(f"오디오를 읽을 수 없습니다. / The audio cannot be read: {error}") from None
-        return session.transcribe_tuned([waveform])[0], session.transcribe_base([waveform])[0]
+        with session.base() as base_model:
+            base_text = base_model.transcribe([waveform])[0]
+        return session.tuned.transcribe([waveform])[0], base_text
 
     with gradio.Blocks(title="Whisper", analytics_enabled=False) as page:
         gradio.Markdown(f"# 음성 인식 · Speech to text\n{session.bundle.base_name} + {session.run.path.name}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from transformers.utils import logging as transformers_logging
 
 from asr.offline.decoding import Transcriber
@@ -34,16 +35,14 @@ class Session:
     tuned: Transcriber
     whole: Transcriber | None
 
-    def transcribe_tuned(self, waveforms: list[np.ndarray], progress: str = "") -> list[str]:
-        """Text of each waveform (float32, 16 kHz), by the tuned model."""
-        return self.tuned.transcribe(waveforms, progress)
-
-    def transcribe_base(self, waveforms: list[np.ndarray], progress: str = "") -> list[str]:
-        """Text of each waveform (float32, 16 kHz), by the base model."""
+    @contextmanager
+    def base(self) -> Iterator[Transcriber]:
+        """Give the transcriber of the base model, which inside the block is what it was before the training."""
         if self.whole is not None:
-            return self.whole.transcribe(waveforms, progress)
+            yield self.whole
+            return
         with without_adapter(self.tuned.model):
-            return self.tuned.transcribe(waveforms, progress)
+            yield self.tuned
 
 
 def open_session(bundle_dir: Path, use: UseRun, device: Device, decoding: Decoding, with_base: bool = True) -> Session:

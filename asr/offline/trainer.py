@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from asr.offline.callbacks import EvaluateEvery, KeepBest, MetricsFile, ProgressBar
 from asr.offline.checkpoints import mark_complete, newest_complete
-from asr.offline.decoding import Transcriber, read_waveforms
+from asr.offline.decoding import Transcriber
 from asr.offline.error_rates import error_rates
 from asr.offline.precision import Precision
 from asr.offline.runs import Run
@@ -110,7 +110,7 @@ class WhisperTrainer(Seq2SeqTrainer):
         """Decode the validation clips and log their error rates under `metric_key_prefix`."""
         rows = eval_dataset or self.eval_dataset
         began = time.monotonic()
-        texts = self.transcriber.transcribe(list(read_waveforms(rows)), progress="validating")
+        texts = self.transcriber.transcribe_clips(rows, progress="validating")
         rates = error_rates(texts, rows["text"])
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in rates.items()}
         metrics[f"{metric_key_prefix}_runtime"] = time.monotonic() - began

@@ -11,44 +11,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from transformers import WhisperTokenizer
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from asr.shared.audio import SAMPLE_RATE, load_audio
-from asr.shared.features import LogMel
+from asr.shared.clips import samples_of, spectrum_of
+from asr.shared.features import HOP_LENGTH, SILENCE, LogMel
 from asr.shared.processor import label_ids
 
 IGNORE = -100
-GAP_S = 0.2
+GAP_FRAMES = 20
 
 
-def pack(samples: list[int], tokens: list[int], max_samples: int, max_tokens: int) -> list[list[int]]:
+def frames_of(samples: int) -> int:
+    """Return how many frames of 10 ms hold `samples` at 16 kHz."""
+    return -(-samples // HOP_LENGTH)
+
+
+def pack(frames: list[int], tokens: list[int], max_frames: int, max_tokens: int) -> list[list[int]]:
     """Group clips into as few windows as best-fit-decreasing finds.
 
     Args:
-        samples: length of each clip.
+        frames: length of each clip.
         tokens: label length of each clip, prompt and end included.
-        max_samples: what a window holds, the gaps between clips included.
+        max_frames: what a window holds, the gaps between clips included.
         max_tokens: what the decoder writes at most.
 
     Returns:
         Indices of the clips in each window; clips of a window stand in their given order.
     """
-    gap = int(GAP_S * SAMPLE_RATE)
     windows: list[tuple[list[int], int, int]] = []
-    for index in sorted(range(len(samples)), key=lambda i: -samples[i]):
+    for index in sorted(range(len(frames)), key=lambda i: -frames[i]):
         fitting = [
-            (max_samples - used - gap - samples[index], number)
+            (max_frames - used - GAP_FRAMES - frames[index], number)
             for number, (_, used, written) in enumerate(windows)
-            if used + gap + samples[index] <= max_samples and written + tokens[index] <= max_tokens
+            if used + GAP_FRAMES + frames[index] <= max_frames and written + tokens[index] <= max_tokens
         ]
         if fitting:
             clips, used, written = windows[min(fitting)[1]]
-            windows[min(fitting)[1]] = ([*clips, index], used + gap + samples[index], written + tokens[index])
+            windows[min(fitting)[1]] = ([*clips, index], used + GAP_FRAMES + frames[index], written + tokens[index])
         else:
-            windows.append(([index], samples[index], tokens[index]))
+            windows.append(([index], frames[index], tokens[index]))
     return [sorted(clips) for clips, _, _ in windows]
 
 
@@ -75,15 +78,15 @@ class WindowCollator:
             input_features (W, mel, frames); decoder_input_ids (W, tokens), which begin with the start token; labels
             (W, tokens), the same sequence one token later, so they begin with the language token; padding is -100.
         """
-        clips = [load_audio(row["audio"]["bytes"]) for row in rows]
+        lengths = [frames_of(samples_of(row)) for row in rows]
         windows = [[i] for i in range(len(rows))]
         if self.layout == "packed":
-            lengths = [len(row["labels"]) for row in rows]
-            windows = pack([len(clip) for clip in clips], lengths, self.log_mel.window_samples, self.max_tokens)
-        waveforms = torch.from_numpy(_lay_end_to_end(clips, windows))
-        frames = self.log_mel.frames_for(waveforms.shape[1]) if self.layout == "trimmed" else None
-        features = self.log_mel(waveforms, frames)
-        return {"input_features": features, **self._labels([self._ids(rows, window) for window in windows])}
+            windows = pack(lengths, [len(row["labels"]) for row in rows], self.log_mel.window_frames, self.max_tokens)
+        longest = max(map(samples_of, rows))
+        frames = self.log_mel.frames_for(longest) if self.layout == "trimmed" else self.log_mel.window_frames
+        spectra = [spectrum_of(row, self.log_mel) for row in rows]
+        laid = torch.stack([self.log_mel.window(_lay_end_to_end(spectra, lengths, w), frames) for w in windows])
+        return {"input_features": laid, **self._labels([self._ids(rows, window) for window in windows])}
 
     def _ids(self, rows: list[dict], window: list[int]) -> list[int]:
         if len(window) == 1:
@@ -121,14 +124,13 @@ def encoder_window(model: torch.nn.Module, frames: int) -> Iterator[None]:
         encoder.embed_positions, encoder.config.max_source_positions = whole, positions
 
 
-def _lay_end_to_end(clips: list[np.ndarray], windows: list[list[int]]) -> np.ndarray:
-    """Return float32 (windows, samples of the longest): clips with a short gap of silence between."""
-    gap = int(GAP_S * SAMPLE_RATE)
-    spans = [sum(len(clips[i]) + gap for i in window) - gap for window in windows]
-    laid = np.zeros((len(windows), max(spans)), dtype=np.float32)
-    for row, window in enumerate(windows):
-        at = 0
-        for i in window:
-            laid[row, at : at + len(clips[i])] = clips[i]
-            at += len(clips[i]) + gap
+def _lay_end_to_end(spectra: list[torch.Tensor], lengths: list[int], window: list[int]) -> torch.Tensor:
+    """Return the spectra of a window's clips with a short gap of silence between, in which each fades."""
+    spans = [lengths[i] + GAP_FRAMES for i in window]
+    end = sum(spans[:-1]) + spectra[window[-1]].shape[-1]
+    laid = torch.full((spectra[window[0]].shape[0], end), SILENCE)
+    at = 0
+    for i, span in zip(window, spans, strict=True):
+        laid[:, at : at + spectra[i].shape[-1]] = spectra[i]
+        at += span
     return laid

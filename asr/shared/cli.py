@@ -9,9 +9,10 @@ import functools
 import inspect
 import io
 import itertools
+import re
 import sys
 import tomllib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
@@ -52,7 +53,8 @@ def parse(kind: type[Config], arguments: list[str], doc: str = "") -> tuple[Conf
     """
     parser = _Parser(kind, doc)
     first = parser.read(arguments, complete=False)
-    flags = _flags_from_toml(first.config, kind, files=not getattr(first, "files", ())) if first.config else []
+    given = {name for name, value in vars(first).items() if value not in (None, [], False)}
+    flags = _flags_from_toml(first.config, kind, given) if first.config else []
     values = vars(parser.read([*flags, *arguments]))
     config = _fill(kind, values)
     wrong = problems(config)
@@ -101,7 +103,7 @@ class _Parser(argparse.ArgumentParser):
             argument_default=None,
         )
         for holder, group in _groups(kind):
-            target = self.add_argument_group(group.__name__.lower(), holder)
+            target = self.add_argument_group(re.sub(r"\B([A-Z])", r" \1", group.__name__).lower(), holder)
             for entry in fields(group):
                 if not is_dataclass(entry.default_factory):
                     _add_flag(target, group, entry)
@@ -132,7 +134,8 @@ def _groups(kind: type) -> list[tuple[str, type]]:
     """Return the doc and the class of a configuration and of its groups; the class's own fields come first."""
     own = [entry for entry in fields(kind) if not is_dataclass(entry.default_factory)]
     nested = [entry.default_factory for entry in fields(kind) if is_dataclass(entry.default_factory)]
-    return [(group.__doc__ or "", group) for group in [*([kind] if own else []), *nested]]  # type: ignore[misc]
+    inner = [found for group in nested for found in _groups(group)]  # type: ignore[arg-type]
+    return [*([(kind.__doc__ or "", kind)] if own else []), *inner]
 
 
 def _add_flag(target: Any, group: type, entry: Any) -> None:
@@ -147,11 +150,14 @@ def _add_flag(target: Any, group: type, entry: Any) -> None:
     elif get_origin(hint) is Literal:
         options["choices"] = alternatives
     elif get_origin(hint) is tuple:
-        options |= {"nargs": "+", "metavar": "NAME"}
+        # May be repeated: each flag adds to the list.
+        options |= {"nargs": "*", "action": "extend", "metavar": "NAME"}
+        if Path in get_args(hint):
+            options |= {"type": Path, "metavar": "PATH"}
     else:
         options["type"] = alternatives[0] if alternatives else hint
         options["metavar"] = options["type"].__name__.upper()
-    if entry.default is not None:
+    if entry.default not in (None, ()):
         shown = " ".join(entry.default) if isinstance(entry.default, tuple) else entry.default
         options["help"] += f" (default: {shown})"
     target.add_argument(f"--{entry.name.replace('_', '-')}", dest=entry.name, **options)
@@ -176,17 +182,26 @@ def _fill(kind: type[Config], values: dict[str, Any]) -> Config:
             given[entry.name] = _fill(entry.default_factory, values)
         elif values.get(entry.name) is not None:
             value = values[entry.name]
-            given[entry.name] = tuple(value) if isinstance(value, list) else value
+            given[entry.name] = tuple(_items(value)) if isinstance(value, list) else value
     return kind(**given)
 
 
-def _flags_from_toml(path: Path, kind: type, files: bool) -> list[str]:
+def _items(values: list[Any]) -> Iterator[Any]:
+    """Yield the items of a list flag, in which names may also be joined by commas; a path keeps its commas."""
+    for value in values:
+        if isinstance(value, str) and not set(value) & set("/\\"):
+            yield from filter(None, value.split(","))
+        else:
+            yield value
+
+
+def _flags_from_toml(path: Path, kind: type, given: Collection[str]) -> list[str]:
     """Turn a TOML file into flags. Keys of other scripts are passed over: one file may serve the whole flow.
 
     Args:
         path: of the file.
         kind: the script's configuration.
-        files: whether its list of files counts; those of the command line stand in its place.
+        given: what the command line gives, in whose place nothing of the file stands.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -194,7 +209,7 @@ def _flags_from_toml(path: Path, kind: type, files: bool) -> list[str]:
         raise UserError(f"--config {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not valid TOML: {error}") from None
-    ours = _knob_names(kind) - (set() if files else {"files"})
+    ours = _knob_names(kind)
     known = {name for script in SCRIPTS for name in _knob_names(script)}
     unknown = [key for key in values if key not in known]
     if unknown:
@@ -202,7 +217,7 @@ def _flags_from_toml(path: Path, kind: type, files: bool) -> list[str]:
     hints = {name: hint for _, group in _groups(kind) for name, hint in get_type_hints(group).items()}
     for key in ours & values.keys():
         _check_shape(path, key, values[key], hints[key])
-    return [flag for key, value in values.items() if key in ours for flag in _flag(key, value)]
+    return [flag for key, value in values.items() if key in ours - set(given) for flag in _flag(key, value)]
 
 
 def _flag(key: str, value: Any) -> list[str]:

@@ -17,6 +17,7 @@ N_FFT = 400
 HOP_LENGTH = 160
 FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH
 MIN_POWER = 1e-10
+SILENCE = math.log10(MIN_POWER)
 DYNAMIC_RANGE = 8.0
 TAIL_FRAMES, STEP_FRAMES = 20, 50
 
@@ -45,6 +46,7 @@ class LogMel:
         )
         self.filters = torch.from_numpy(filters).to(device, torch.float32).T.contiguous()
         self.hann = torch.hann_window(N_FFT, device=device)
+        self.num_mel_bins = num_mel_bins
         self.window_frames = window_frames
         self.device = device
 
@@ -62,8 +64,23 @@ class LogMel:
             frames: length of the result, by default the whole window.
 
         Returns:
-            float32, shape (num_mel_bins, frames) or (batch, num_mel_bins, frames): bit for bit the first frames of
-            what WhisperFeatureExtractor gives after padding to the window, at the cost of the real length.
+            float32, shape (num_mel_bins, frames) or (batch, num_mel_bins, frames): to the rounding of
+            float32 the first frames of what WhisperFeatureExtractor gives after padding to the window, at the cost
+            of the real length.
+
+        Raises:
+            ValueError: the waveform is longer than the window.
+        """
+        return self.window(self.spectrum(waveform), frames)
+
+    def spectrum(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Return log10 of the mel spectrum, before anything that depends on the rest of a window.
+
+        Args:
+            waveform: float32 in [-1, 1] at 16 kHz, shape (samples,) or (batch, samples).
+
+        Returns:
+            float32, shape (..., num_mel_bins, frames of the real length and 2 or 3 in which it fades).
 
         Raises:
             ValueError: the waveform is longer than the window.
@@ -78,11 +95,20 @@ class LogMel:
         padded = torch.nn.functional.pad(waveform.to(self.device), (0, silence))
         stft = torch.stft(padded, N_FFT, HOP_LENGTH, window=self.hann, return_complex=True)
         power = stft[..., :-1].abs() ** 2
-        log_mel = torch.clamp(self.filters @ power, min=MIN_POWER).log10()
-        log_mel = torch.nn.functional.pad(
-            log_mel, (0, self.window_frames - log_mel.shape[-1]), value=math.log10(MIN_POWER)
-        )
-        log_mel = log_mel[..., : frames or self.window_frames]
+        return torch.clamp(self.filters @ power, min=MIN_POWER).log10()
+
+    def window(self, spectrum: torch.Tensor, frames: int | None = None) -> torch.Tensor:
+        """Return what the encoder reads: `spectrum` continued by silence, its range limited, and scaled.
+
+        Args:
+            spectrum: as `spectrum` returns it, or several laid end to end.
+            frames: length of the result, by default the whole window.
+        """
+        import torch
+
+        frames = frames or self.window_frames
+        silence = max(0, frames - spectrum.shape[-1])
+        log_mel = torch.nn.functional.pad(spectrum[..., :frames], (0, silence), value=SILENCE)
         floor = log_mel.amax(dim=(-2, -1), keepdim=True) - DYNAMIC_RANGE
         return (torch.maximum(log_mel, floor) + 4.0) / 4.0
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 from asr.offline.decoding import Transcriber, quietest
 from asr.offline.precision import Precision
 from asr.offline.whisper import attach_lora, load_whisper
-from asr.shared.audio import SAMPLE_RATE
+from asr.shared.audio import SAMPLE_RATE, encode_flac, load_audio
+from asr.shared.clips import pack_spectrum, spectrum_of
 from asr.shared.processor import load_processor
 from config import Decoding, Lora
 
@@ -31,6 +33,42 @@ def test_order_and_batches_do_not_change_the_text(transcriber):
     clips = [noise(seconds, seed) for seed, seconds in enumerate([1.0, 4.9, 0.3, 2.2, 3.1])]
     together = transcriber.transcribe(clips)
     assert together == [transcriber.transcribe([clip])[0] for clip in clips]
+
+
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_clips_of_the_bundle_are_heard_alike_however_they_are_stored(transcriber, monkeypatch, trimmed):
+    """As FLAC, as log-mel, and as the waveforms that the FLAC gives back."""
+    monkeypatch.setattr(transcriber, "trimmed", trimmed)
+    clips = [encode_flac(noise(seconds, seed)) for seed, seconds in enumerate([1.0, 4.9, 0.3, 2.2, 5.0])]
+    lengths = [len(load_audio(clip)) / SAMPLE_RATE for clip in clips]
+    sound = [{"audio": {"bytes": clip}, "duration_s": s} for clip, s in zip(clips, lengths, strict=True)]
+    stored = [
+        {"log_mel": pack_spectrum(spectrum_of(row, transcriber.log_mel)), "duration_s": row["duration_s"]}
+        for row in sound
+    ]
+    heard = transcriber.transcribe([load_audio(clip) for clip in clips])
+    assert transcriber.transcribe_clips(Dataset.from_list(sound)) == heard
+    assert transcriber.transcribe_clips(Dataset.from_list(stored)) == heard
+    assert len(set(heard)) > 1, "texts that are all the same would prove nothing"
+
+
+def test_each_clip_is_opened_once_and_when_its_turn_comes(transcriber):
+    """A test split of a hundred hours does not lie in memory."""
+
+    class Watched:
+        def __init__(self, rows):
+            self.rows, self.opened = rows, []
+
+        def __getitem__(self, key):
+            if isinstance(key, str):
+                return [row[key] for row in self.rows]
+            self.opened.append(key)
+            return self.rows[key]
+
+    rows = [{"audio": {"bytes": encode_flac(noise(s, 0))}, "duration_s": s} for s in (1.0, 3.0, 2.0, 0.5, 4.0)]
+    watched = Watched(rows)
+    assert len(transcriber.transcribe_clips(watched)) == 5
+    assert watched.opened == [4, 1, 2, 0, 3], "the longest first"
 
 
 def test_training_goes_on_as_it_was(transcriber):

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from asr.offline.windows import GAP_S, IGNORE, WindowCollator, encoder_window, pack
+from asr.offline.windows import GAP_FRAMES, IGNORE, WindowCollator, encoder_window, pack
 from asr.shared.audio import SAMPLE_RATE, encode_flac
+from asr.shared.clips import pack_spectrum, spectrum_of
 from asr.shared.features import LogMel
 from asr.shared.processor import load_processor
 from tests.conftest import DEMO_MODEL, MEASURING_DATA
 
-GAP = int(GAP_S * SAMPLE_RATE)
-WINDOW = 30 * SAMPLE_RATE
+WINDOW = 3000
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,7 @@ def row(tokenizer, text: str, seconds: float, pitch: float = 220.0) -> dict:
     return {
         "audio": {"bytes": encode_flac(tone.astype(np.float32))},
         "text": text,
+        "duration_s": len(tone) / SAMPLE_RATE,
         "labels": tokenizer(text).input_ids,
     }
 
@@ -40,18 +41,18 @@ def collator(tokenizer, layout: str = "packed") -> WindowCollator:
 
 @given(st.lists(st.tuples(st.integers(1, WINDOW), st.integers(1, 448)), min_size=1, max_size=40))
 def test_packing_keeps_every_clip_once_and_within_limits(clips):
-    samples, tokens = [c[0] for c in clips], [c[1] for c in clips]
-    windows = pack(samples, tokens, WINDOW, 448)
+    frames, tokens = [c[0] for c in clips], [c[1] for c in clips]
+    windows = pack(frames, tokens, WINDOW, 448)
     assert sorted(i for window in windows for i in window) == list(range(len(clips)))
     for window in windows:
         assert window == sorted(window)
-        assert sum(samples[i] for i in window) + GAP * (len(window) - 1) <= WINDOW
+        assert sum(frames[i] for i in window) + GAP_FRAMES * (len(window) - 1) <= WINDOW
         assert sum(tokens[i] for i in window) <= 448
 
 
 def test_packing_fills_windows():
     """Eight clips of 3.5 s fit one window; a window a clip would be eight times the work."""
-    assert len(pack([int(3.5 * SAMPLE_RATE)] * 8, [20] * 8, WINDOW, 448)) == 1
+    assert len(pack([350] * 8, [20] * 8, WINDOW, 448)) == 1
 
 
 def test_labels_begin_with_the_language_token_and_the_start_token_comes_once(tokenizer):
@@ -101,6 +102,35 @@ def test_one_clip_packed_equals_one_clip_padded(tokenizer):
     packed = collator(tokenizer)(one)
     padded = collator(tokenizer, "padded")(one)
     assert all(torch.equal(packed[key], padded[key]) for key in packed)
+
+
+@pytest.mark.parametrize("layout", ["packed", "trimmed", "padded"])
+@pytest.mark.parametrize("mel_bins", [80, 128])
+def test_stored_log_mel_gives_the_batch_that_stored_sound_gives(tokenizer, layout, mel_bins):
+    """To the rounding of float16: log10 of the spectrum lies between -10 and 4, where half a step is 1/256 at most,
+    and a quarter of it is what the encoder reads."""
+    log_mel = LogMel(mel_bins)
+    collate = WindowCollator(tokenizer, log_mel, layout, max_tokens=448)
+    sound = [row(tokenizer, "하나", 1.3), row(tokenizer, "둘", 4.7, 500), row(tokenizer, "셋", 2.003, 300)]
+    stored = [
+        {
+            **{name: one[name] for name in ("text", "duration_s", "labels")},
+            "log_mel": pack_spectrum(spectrum_of(one, log_mel)),
+        }
+        for one in sound
+    ]
+    expected, found = collate(sound), collate(stored)
+    torch.testing.assert_close(found.pop("input_features"), expected.pop("input_features"), rtol=0, atol=1 / 1024)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in found)
+
+
+def test_clips_that_fill_a_window_to_the_last_frame_are_cut_at_none(tokenizer):
+    """29.8 s, a gap and nothing left: the fading frames of the last clip have no room, every other frame has."""
+    rows = [row(tokenizer, "하나", 10, 300), row(tokenizer, "둘", 19.8, 900)]
+    features = collator(tokenizer)(rows)["input_features"]
+    assert features.shape == (1, 80, 3000)
+    assert features[0, :, -1].max() > features.max() - 1
 
 
 def test_padded_layout_is_the_plain_recipe(tokenizer):

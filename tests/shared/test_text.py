@@ -1,4 +1,4 @@
-"""Text cleaning: what goes into labels and references, and into CER."""
+"""Text cleaning: what goes into labels and references, and into CER; caption marks; how much is to be said."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.shared.text import clean_text
+from asr.shared.text import clean_text, count_syllables, strip_caption_marks
 
 # Letters that compose, jamo, marks that show nothing, white space of many kinds: where cleaning can go wrong.
 TRICKY = st.sampled_from("aé가\u1100\u1161\u11a8\u0301e\u200b\u200d\ufeff\u00ad\x00\x07\x1f\x85 \t\n\r\u3000\u00a0")
@@ -78,3 +78,77 @@ def test_white_space_is_single_spaces_between_words(text: str) -> None:
 @REPEATABLE
 def test_nfc_and_nfd_of_one_text_come_out_equal(text: str) -> None:
     assert clean_text(unicodedata.normalize("NFD", text)) == clean_text(unicodedata.normalize("NFC", text))
+
+
+# Caption marks
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("(웃음) 안녕하세요", "안녕하세요"),
+        ("안녕하세요 [음악]", "안녕하세요"),
+        ("♪ 노래합니다 ♪", "노래합니다"),
+        ("- 어디 가요? - 집에요", "어디 가요? 집에요"),
+        ("–어디 가요? —집에요", "어디 가요? 집에요"),
+        (">> 다음 소식입니다", "다음 소식입니다"),
+        (">>> 기자: 네 >> 앵커", "기자: 네 앵커"),
+        ("（박수）［환호］【자막】 끝", "끝"),
+        ("그는 (크게 (아주) 웃으며) 말했다", "그는 말했다"),
+        ("(웃음) ♪ [음악]", ""),
+        ("- ", "-"),
+    ],
+)
+def test_caption_marks_go(text: str, spoken: str) -> None:
+    assert strip_caption_marks(clean_text(text)) == spoken
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["영하 -3도", "2024-05-17", "e-메일", "3 > 2", "a (b", "끝) 그리고 (", "코로나-19 백신", "1:1로 비겼습니다", ""],
+)
+def test_what_is_no_caption_mark_stays(text: str) -> None:
+    """Numbers below zero, dates, compounds, brackets without a partner."""
+    assert strip_caption_marks(text) == text
+
+
+@given(st.lists(st.sampled_from(["(", ")", "[", "]", "-", ">>", "♪", " ", "가", "3"]), max_size=14).map("".join))
+@REPEATABLE
+def test_stripping_leaves_a_clean_text(text: str) -> None:
+    spoken = strip_caption_marks(clean_text(text))
+    assert clean_text(spoken) == spoken
+    assert "♪" not in spoken
+    assert ">>" not in spoken
+    assert set(spoken) <= {*text, " "}
+
+
+def test_a_text_of_brackets_alone_takes_no_night() -> None:
+    """One pass for each level would be 50,000 passes over 100,000 characters."""
+    assert strip_caption_marks("(" * 50_000 + ")" * 50_000)
+
+
+# Syllables
+
+
+@pytest.mark.parametrize(
+    ("text", "syllables"),
+    [
+        ("안녕하세요", 5),
+        ("저는 3시에 갔다", 7),
+        ("whisper", 2),
+        ("BBC 뉴스", 3),
+        ("queue", 1),
+        ("東京へ行く", 5),
+        ("ㅋㅋㅋ ... !?", 0),
+        ("ภาษาไทย", 0),
+        ("", 0),
+    ],
+)
+def test_syllables(text: str, syllables: int) -> None:
+    assert count_syllables(text) == syllables
+
+
+@given(ANY_TEXT, ANY_TEXT)
+@REPEATABLE
+def test_two_texts_have_the_syllables_of_both(left: str, right: str) -> None:
+    assert count_syllables(f"{left} {right}") == count_syllables(left) + count_syllables(right)
