@@ -6,22 +6,42 @@ import json
 import shutil
 from pathlib import Path
 
-from asr.shared.bundle import open_bundle
-from tests.conftest import script
+import pytest
+
+import download_data
+import download_model
+from asr.online.sealing import seal_if_complete, unseal_data
+from asr.shared.bundle import open_bundle, unseal
+from asr.shared.cli import parse
+from config import DownloadData, DownloadModel
+from utils import BundleError, UserError, log
 
 
-def test_halves_that_come_one_by_one_make_a_bundle(mini_model: Path, mini_release: Path, tmp_path: Path):
+def bring(kind: type, *flags: object) -> None:
+    """Do what download_model.py or download_data.py does."""
+    config, _ = parse(kind, [str(flag) for flag in flags])
+    (download_model if kind is DownloadModel else download_data).main(config)
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level("INFO", logger=log.name)
+    return caplog
+
+
+def test_halves_that_come_one_by_one_make_a_bundle(mini_model: Path, mini_release: Path, tmp_path: Path, said):
     bundle = ("--bundle-dir", tmp_path / "bundle")
-    first = script("download_model.py", "--model-name-or-path", mini_model, *bundle, check=True)
-    assert "next: python download_data.py" in first.stderr
+    bring(DownloadModel, "--model-name-or-path", mini_model, *bundle)
+    assert "next: python download_data.py" in said.text
     assert not (tmp_path / "bundle" / "manifest.json").exists()
-    script("download_data.py", "--common-voice", mini_release, "--num-proc", 1, *bundle, check=True)
-    sealed = open_bundle(tmp_path / "bundle")
+    bring(DownloadData, "--common-voice", mini_release, "--num-proc", 1, *bundle)
+    assert "next: copy it" in said.text
+    assert "reports/data.json" in (sealed := open_bundle(tmp_path / "bundle")).manifest["files"]
     assert (sealed.base_name, sealed.language, sealed.task) == ("mini-whisper", "Korean", "transcribe")
     assert sealed.manifest["data"]["splits"]["train"]["clips"] == 24
 
 
-def test_labels_of_another_tokenizer_are_not_sealed(mini_bundle: Path, mini_model: Path, tmp_path: Path):
+def test_labels_of_another_tokenizer_are_not_sealed(mini_bundle: Path, mini_model: Path, tmp_path: Path, said):
     """The ids would mean other words to the new model, and nothing later could tell."""
     bundle, other = tmp_path / "bundle", tmp_path / "other"
     shutil.copytree(mini_bundle, bundle)
@@ -29,15 +49,76 @@ def test_labels_of_another_tokenizer_are_not_sealed(mini_bundle: Path, mini_mode
     tokenizer = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer["added_tokens"].pop()
     (other / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    done = script("download_model.py", "--model-name-or-path", other, "--bundle-dir", bundle, check=True)
-    assert "another model's tokenizer" in done.stderr
-    assert script("train_offline.py", "--bundle-dir", bundle).returncode == 3
+    bring(DownloadModel, "--model-name-or-path", other, "--bundle-dir", bundle)
+    assert "another model's tokenizer" in said.text
+    with pytest.raises(BundleError, match=r"manifest\.json is missing"):
+        open_bundle(bundle)
 
 
 def test_a_model_that_cannot_be_had_leaves_the_bundle_sealed(mini_bundle: Path, tmp_path: Path):
     bundle = tmp_path / "bundle"
     shutil.copytree(mini_bundle, bundle)
     (tmp_path / "empty").mkdir()
-    done = script("download_model.py", "--model-name-or-path", tmp_path / "empty", "--bundle-dir", bundle)
-    assert done.returncode == 2
+    with pytest.raises(UserError):
+        bring(DownloadModel, "--model-name-or-path", tmp_path / "empty", "--bundle-dir", bundle)
     assert open_bundle(bundle)
+
+
+def report(bundle: Path) -> dict:
+    return json.loads((bundle / "reports" / "data.json").read_text(encoding="utf-8"))
+
+
+def reported(bundle: Path, **changes: object) -> None:
+    """Seal a bundle of which data.json tells other things about what the data were made for."""
+    found = report(bundle)
+    found["settings"]["store"] = changes.pop("store", "audio")
+    found["made_for"] |= changes
+    (bundle / "reports" / "data.json").write_text(json.dumps(found), encoding="utf-8")
+    unseal(bundle)
+    seal_if_complete(bundle)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({}, True),
+        ({"mel_bins": 128}, True),
+        ({"mel_bins": 128, "store": "features"}, False),
+        ({"mel_bins": 80, "store": "features"}, True),
+        ({"window_frames": 3000}, False),
+        ({"window_frames": 500}, True),
+        ({"window_frames": 100}, True),
+        ({"tokenizer_sha256": {"tokenizer.json": "0"}}, False),
+    ],
+)
+def test_only_data_that_the_model_can_read_are_sealed(mini_bundle: Path, tmp_path: Path, changes: dict, fits: bool):
+    """The model reads 80 mel bins and windows of 500 frames; log-mel of other bins would be noise to it."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(mini_bundle, bundle)
+    reported(bundle, **changes)
+    assert (bundle / "manifest.json").exists() == fits
+    if fits:
+        assert open_bundle(bundle)
+
+
+def test_the_manifest_tells_settings_and_counts_that_add_up(mini_bundle: Path):
+    """What training, evaluation and the page read, and what an auditor asks for."""
+    manifest = open_bundle(mini_bundle).manifest
+    assert (manifest["config"]["language"], manifest["config"]["task"]) == ("Korean", "transcribe")
+    assert {"store", "split", "split_seed", "min_seconds", "max_seconds", "audio_layout"} <= manifest["config"].keys()
+    data, splits = manifest["data"], {"train": 24, "validation": 4, "test": 4}
+    assert data["rows_read"] == data["rows_kept"] + data["rows_dropped"] == 32
+    assert {name: split["clips"] for name, split in data["splits"].items()} == splits
+    assert data["sources"]["common-voice"]["splits"] == splits
+    assert {"reports/data.json", "reports/data.html", "reports/dropped.csv"} <= manifest["files"].keys()
+
+
+def test_new_data_are_not_sealed_with_an_old_report(mini_bundle: Path, tmp_path: Path):
+    """Killed between the new data and their report, the bundle has data of which nothing is known."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(mini_bundle, bundle)
+    unseal_data(bundle)
+    assert not (bundle / "reports" / "data.json").exists()
+    seal_if_complete(bundle)
+    assert not (bundle / "manifest.json").exists()
+    unseal_data(bundle)

@@ -1,25 +1,22 @@
-"""The base model comes into the bundle complete, as safetensors alone, from a folder or from a Hub."""
+"""The base model comes into the bundle whole, as safetensors alone, or is refused where it can be fetched again."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from asr.online.whisper import fetch_whisper
+from asr.online.inspection import complete
+from asr.online.whisper import choose_files, fetch_whisper
 from config import Whisper
-from tests.conftest import DEMO_MODEL, script
+from tests.conftest import DEMO_MODEL
 from utils import UserError
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
@@ -104,7 +101,7 @@ def test_weights_in_several_files_come_with_their_index(own: Path, tmp_path: Pat
 
 def test_a_new_model_replaces_the_old_one(own: Path, mini_model: Path, tmp_path: Path) -> None:
     target = fetch(mini_model, tmp_path)
-    (own / "preprocessor_config.json").unlink(missing_ok=True)
+    (own / "processor_config.json").unlink()
     assert content(fetch(own, tmp_path)) == content(own)
     assert list(target.parent.iterdir()) == [target]
 
@@ -143,6 +140,53 @@ def lose_a_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
 
 
+def changed(name: str, **values: object) -> Callable[[Path], object]:
+    def spoil(folder: Path) -> None:
+        config = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**config, **values}))
+        if name.startswith("preprocessor"):
+            (folder / "processor_config.json").unlink()
+
+    return spoil
+
+
+def longer_tokenizer(folder: Path) -> None:
+    from transformers import WhisperTokenizer
+
+    tokenizer = WhisperTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["안녕하십니까"])
+    tokenizer.save_pretrained(folder)
+
+
+def as_integers(folder: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: weight.to(torch.int8) for name, weight in weights.items()}, folder / "model.safetensors")
+
+
+def write_index(folder: Path, weight_map: dict[str, str] | None) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def index_outside(folder: Path) -> None:
+    write_index(folder, {"a": "../model.safetensors"})
+
+
+def index_of_nothing(folder: Path) -> None:
+    write_index(folder, None)
+
+
+def lose_the_merges(folder: Path) -> None:
+    (folder / "tokenizer.json").rename(folder / "vocab.json")
+
+
+def adapter_alone(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "another model": (becomes("config.json", '{"model_type": "bert"}'), "'bert'"),
     "no config": (without("config.json"), "config.json is missing"),
@@ -155,7 +199,35 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "no tokenizer": (without("tokenizer.json"), "tokenizer"),
     "broken tokenizer": (cut("tokenizer.json"), "tokenizer"),
     "empty tokenizer": (becomes("tokenizer.json", "{}"), "tokenizer"),
-    "no feature settings": (without("*processor_config.json"), "processor"),
+    "half a tokenizer": (lose_the_merges, "tokenizer.json is missing"),
+    "no task tokens": (
+        changed("generation_config.json", task_to_id=None),
+        "has no task_to_id: put the one of the base",
+    ),
+    "English alone": (changed("generation_config.json", is_multilingual=False), "has no .en"),
+    "quantised": (changed("config.json", quantization_config={"load_in_8bit": True}), "its weights are quantised"),
+    "nonsense in config": (changed("config.json", d_model="many"), "config.json describes no Whisper"),
+    "a list for a config": (becomes("config.json", "[]"), "config.json is broken (no JSON object)"),
+    "more mel bins than weights": (
+        changed("config.json", num_mel_bins=128),
+        "model.encoder.conv1.weight has the shape",
+    ),
+    "mel bins of another model": (changed("preprocessor_config.json", feature_size=128), "makes 128 mel bins"),
+    "more layers than weights": (changed("config.json", decoder_layers=2), "its weights lack model.decoder.layers.1."),
+    "fewer layers than weights": (
+        changed("config.json", decoder_layers=0),
+        "and 23 more, for which config.json has no place",
+    ),
+    "more words than weights": (changed("config.json", vocab_size=2422), "has the shape (2421, 64)"),
+    "a tokenizer with more words": (longer_tokenizer, "its tokenizer has 2422 tokens, and config.json only 2421"),
+    "weights as integers": (as_integers, "is stored as I8"),
+    "an index that leaves the folder": (index_outside, "names ../model.safetensors, outside its folder"),
+    "an index of nothing": (index_of_nothing, "model.safetensors.index.json is broken"),
+    "a pointer of git-lfs": (
+        becomes("model.safetensors", "version https://git-lfs.github.com/spec/v1"),
+        "git lfs pull",
+    ),
+    "an adapter": (adapter_alone, "this is a LoRA adapter, not a whole model"),
 }
 
 
@@ -172,123 +244,100 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     assert_refused(tmp_path / "nothing", tmp_path, "config.json is missing")
 
 
-# From a Hub
+def test_a_file_is_no_folder(own: Path, tmp_path: Path) -> None:
+    assert_refused(own / "model.safetensors", tmp_path, "this is a file; give the folder of a model")
 
 
-@dataclass
-class Hub:
-    """As much of the Hugging Face Hub as a download asks for, on loopback.
-
-    Attributes:
-        models: name of a model to its files; every other name is answered as the Hub answers it.
-        asked: methods and paths of all requests.
-    """
-
-    models: dict[str, dict[str, bytes]]
-    url: str = ""
-    asked: list[str] = field(default_factory=list)
-
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Return status, headers and body for a path."""
-        for name, files in self.models.items():
-            if path.startswith(f"/api/models/{name}/revision/"):
-                siblings = [{"rfilename": file} for file in files]
-                return 200, {}, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode()
-            if path.startswith(f"/api/models/{name}/tree/{COMMIT}"):
-                entries = [
-                    {"type": "file", "path": file, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                    for file, data in files.items()
-                ]
-                return 200, {}, json.dumps(entries).encode()
-            file = path.removeprefix(f"/{name}/resolve/{COMMIT}/")
-            if file in files:
-                headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(files[file]).hexdigest()}"'}
-                return 200, headers, files[file]
-        return 404, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, b"{}"
+# What is made where it is missing
 
 
-@contextmanager
-def serving(hub: Hub) -> Iterator[Hub]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            hub.asked.append(f"{self.command} {self.path}")
-            status, headers, body = hub.answer(self.path.partition("?")[0])
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        hub.url = f"http://127.0.0.1:{server.server_port}"
-        yield hub
-        server.shutdown()
+@pytest.mark.parametrize("left", ["processor_config.json", ""])
+def test_feature_settings_get_their_own_file(own: Path, mini_model: Path, tmp_path: Path, left: str) -> None:
+    """Older tools ask for preprocessor_config.json; transformers 5 writes its content elsewhere, or nobody did."""
+    for name in {"preprocessor_config.json", "processor_config.json"} - {left}:
+        (own / name).unlink()
+    made = json.loads((fetch(own, tmp_path) / "preprocessor_config.json").read_text())
+    given = json.loads((mini_model / "preprocessor_config.json").read_text())
+    if not left:
+        # Nobody told it that the recordings it was made for are longer than its window of 250 positions.
+        given |= {"chunk_length": 5, "n_samples": 80_000, "nb_max_frames": 500}
+    assert made == given
 
 
-def hub_environment(url: str, tmp_path: Path) -> dict[str, str]:
-    """Variables that point a download at a stand-in, and nowhere else."""
-    return {
-        "HF_ENDPOINT": url,
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_OFFLINE": "0",
-        "HF_TOKEN": "",
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
-    }
+# Every size
 
 
-def assert_download_refused(name: str, hub_url: str, tmp_path: Path, *words: str) -> None:
-    done = script(
-        "download_model.py", "--model-name-or-path", name, "--bundle-dir", tmp_path / "bundle",
-        env=hub_environment(hub_url, tmp_path),
+SIZES: dict[str, tuple[int, int, int, int, int]] = {
+    # d_model, encoder layers, decoder layers, vocabulary, mel bins
+    "tiny": (384, 4, 4, 51865, 80),
+    "base": (512, 6, 6, 51865, 80),
+    "small": (768, 12, 12, 51865, 80),
+    "medium": (1024, 24, 24, 51865, 80),
+    "large-v2": (1280, 32, 32, 51865, 80),
+    "large-v3": (1280, 32, 32, 51866, 128),
+    "large-v3-turbo": (1280, 32, 4, 51866, 128),
+}
+
+
+def hollow_whisper(folder: Path, size: str, **values: Any) -> Path:
+    """Write a Whisper of true shapes whose float16 weights are a hole in the disk."""
+    import torch
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    width, encoder, decoder, words, bins = SIZES[size]
+    config = WhisperConfig(
+        vocab_size=words, num_mel_bins=bins, d_model=width, encoder_layers=encoder, decoder_layers=decoder,
+        encoder_attention_heads=width // 64, decoder_attention_heads=width // 64,
+        encoder_ffn_dim=4 * width, decoder_ffn_dim=4 * width,
     )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    lines = done.stderr.splitlines()
-    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
-    assert "Traceback" not in done.stderr
-    assert [word for word in (f"--model-name-or-path {name}", *words) if word not in lines[-1]] == []
-    assert not (tmp_path / "bundle" / "model").exists()
+    with torch.device("meta"):
+        shapes = {name: tuple(w.shape) for name, w in WhisperForConditionalGeneration(config).state_dict().items()}
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(DEMO_MODEL / name, folder)
+    (folder / "config.json").write_text(json.dumps({**config.to_dict(), **values}))
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(file.tell() + end)
+    return folder
 
 
-def test_a_name_that_the_hub_does_not_know(tmp_path: Path) -> None:
-    with serving(Hub({})) as hub:
-        assert_download_refused(
-            "openai/whisper-smal", hub.url, tmp_path, "neither a folder here nor a model on the Hub"
-        )
-    assert hub.asked
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_is_looked_through_without_its_weights(tmp_path: Path, size: str) -> None:
+    """By the headers alone, and its feature settings have the mel bins of that size."""
+    complete(hollow_whisper(tmp_path, size))
+    made = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert (made["feature_size"], made["chunk_length"]) == (SIZES[size][-1], 30)
 
 
-def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
-    with serving(Hub({})) as hub:
-        closed = hub.url
-    assert_download_refused("openai/whisper-small", closed, tmp_path, "could not be downloaded")
+def test_a_config_of_another_size(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"its weights lack model\.decoder\.layers\.10\.\S+ and 671 more"):
+        complete(hollow_whisper(tmp_path, "large-v3-turbo", decoder_layers=32))
 
 
-def test_a_name_that_can_be_no_model(tmp_path: Path) -> None:
-    """A mistyped path has more slashes than a Hub id can have."""
-    with serving(Hub({})) as hub:
-        assert_download_refused("./models/whisper/small", hub.url, tmp_path, "neither a folder here")
+# Which files
 
 
-def test_download_from_a_hub(mini_model: Path, tmp_path: Path) -> None:
-    """The very files come, none that is not wanted is even asked for, and both the Hub id and the size are told."""
-    wanted = content(mini_model)
-    unwanted = {"pytorch_model.bin": b"x", "README.md": b"x", "original/model.safetensors": b"x"}
-    with serving(Hub({"someone/whisper-mini": wanted | unwanted})) as hub:
-        done = script(
-            "download_model.py", "--model-name-or-path", "someone/whisper-mini", "--bundle-dir", tmp_path / "bundle",
-            env=hub_environment(hub.url, tmp_path), check=True,
-        )  # fmt: skip
-    assert content(tmp_path / "bundle" / "model") == wanted
-    assert "someone/whisper-mini" in done.stderr
-    fetched = {request.rpartition(f"/resolve/{COMMIT}/")[2] for request in hub.asked if "/resolve/" in request}
-    assert fetched == set(wanted)
+@pytest.mark.parametrize(
+    ("weights", "chosen"),
+    [
+        (["model.safetensors", "pytorch_model.bin"], ["model.safetensors"]),
+        (["model.safetensors", "model-1-of-2.safetensors", "model.safetensors.index.json"], ["model.safetensors"]),
+        (
+            ["model.safetensors.index.json", "model-1-of-1.safetensors", "model.fp32-1-of-1.safetensors"],
+            ["model-1-of-1.safetensors", "model.safetensors.index.json"],
+        ),
+        (
+            ["pytorch_model.bin.index.json", "pytorch_model-1-of-1.bin", "training_args.bin"],
+            ["pytorch_model-1-of-1.bin", "pytorch_model.bin.index.json"],
+        ),
+        (["flax_model.msgpack", "original/model.safetensors"], []),
+    ],
+)
+def test_one_form_of_the_weights_is_chosen(weights: list[str], chosen: list[str]) -> None:
+    """Every other form holds the same gigabytes once more."""
+    assert choose_files([*weights, "config.json", "README.md"]) == sorted([*chosen, "config.json"])
