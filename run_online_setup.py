@@ -18,13 +18,13 @@ DEMO = Path(__file__).resolve().parent / "demo"
 def main(config: OnlineSetup) -> None:
     """Nothing in, a sealed bundle out."""
     from asr.online.sealing import seal_if_complete
-    from asr.online.sources import check_source
+    from asr.online.sources import check_sources
     from download_data import bring_data
     from download_model import bring_model
 
     if config.demo:
         use_demo(config.data, config.whisper)
-    check_source(config.data, config.whisper)
+    check_sources(config.data, config.whisper)
     # The demo's Whisper is too small to find its way in windows full of clips.
     bring_model(config.bundle, config.whisper, audio_layout="trimmed" if config.demo else None)
     bring_data(config.bundle, config.whisper, config.data)
@@ -33,7 +33,7 @@ def main(config: OnlineSetup) -> None:
 
 def use_demo(data: Data, whisper: Whisper) -> None:
     """Point the configuration at what is embedded in demo/."""
-    data.common_voice = DEMO / "cv-corpus-demo"
+    data.common_voice.common_voice = DEMO / "cv-corpus-demo"
     whisper.model_name_or_path = str(DEMO / "tiny-whisper-ko")
 
 

@@ -1,181 +1,257 @@
-"""Preparation: every row of a source gets a verdict; what is good becomes 16 kHz FLAC, text and token ids."""
+"""Preparation: every row of a source gets a verdict; what is good becomes 16 kHz FLAC, text and token ids.
+
+Rows are judged on all cores into parts on the disk; then repeats and leaks are found and the clips divided; then the
+parts are read once more into the dataset. Interrupted, it goes on behind the last part that is whole.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import multiprocessing
+import functools
+import hashlib
+import itertools
 import os
-import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr.online.sources import Row
-from asr.shared.audio import SAMPLE_RATE, AudioError, encode_flac, load_audio
-from asr.shared.processor import label_ids
+from asr.online.judging import Judge, Verdict, unjudged
+from asr.online.parts import Parts, read_columns
+from asr.online.report import report_html
+from asr.online.sources.row import Announce, Row
+from asr.online.splitting import NONE, REASONS, SPLITS, TRAIN, Clips, Decision, decide
+from asr.online.statistics import Statistics
+from asr.online.storing import DroppedTable, SplitWriter, write_dict
+from asr.online.workers import map_in_order
+from asr.shared.processor import label_ids_of_all
 from asr.shared.progress import progress_bar
-from asr.shared.text import clean_text
-from config import Data
-from utils import UserError, folder_made_whole, write_atomically
+from config import Cleaning, Data, split_shares
+from utils import Interrupted, UserError, folder_made_whole, log, write_atomically
 
 if TYPE_CHECKING:
-    from datasets import Features
+    import numpy as np
+    import pyarrow
     from transformers import WhisperTokenizer
 
-SPLITS = ("train", "validation", "test")
 MAX_LABEL_TOKENS = 448
+KEYS = ("source_key", "speaker_key", "group_key", "text_key", "audio_key")
+
+
+def prepare(
+    read: Callable[[Announce], Iterable[Row]],
+    tokenizer: WhisperTokenizer,
+    data: Data,
+    bundle_dir: Path,
+    settings: dict[str, Any] | None = None,
+    mel: tuple[int, int] = (80, 3000),
+    before_replacing: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Judge, divide and store every row: `data/` as a DatasetDict, and the reports dropped.csv and data.html.
+
+    Args:
+        read: gives the rows of all sources; it tells its argument how many will come, as far as it knows.
+        tokenizer: of the bundled model, with language and task set.
+        data: the configuration.
+        bundle_dir: the bundle.
+        settings: what the reports tell of the configuration.
+        mel: mel bins and frames of the bundled model's window.
+        before_replacing: called before anything in the bundle changes.
+
+    Returns:
+        Counts and figures, as `Statistics.figures` gives them.
+
+    Raises:
+        UserError: nothing was left to train on, or --strict and something was dropped.
+        Interrupted: by Ctrl-C; the same command goes on.
+    """
+    cleaning, work_dir = _within_window(data.cleaning, mel[1] / 100), _work_dir(bundle_dir)
+    features = mel if data.storage.store == "features" else None
+    parts = Parts(work_dir, _what_verdicts_depend_on(cleaning, features, tokenizer))
+    try:
+        _judge_into(parts, read, Judging(cleaning, features, data.storage.num_proc), tokenizer)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; the same command goes on (what is done lies in {work_dir})") from None
+    clips = _clips(parts.files())
+    decision = decide(clips, split_shares(cleaning.split), cleaning.split_seed, cleaning.keep_repeats)
+    before_replacing()
+    statistics = Statistics()
+    with folder_made_whole(bundle_dir / "data") as folder:
+        dropped = DroppedTable(work_dir / "dropped.csv")
+        _store(parts.files(), clips, decision, folder, data.storage.store, statistics, dropped)
+        dropped.close()
+        (bundle_dir / "reports").mkdir(exist_ok=True)
+        os.replace(dropped.path, bundle_dir / "reports" / "dropped.csv")
+        _refuse(statistics, bundle_dir, cleaning.strict)
+    figures = statistics.figures(clips, decision, settings or {})
+    write_atomically(bundle_dir / "reports" / "data.html", report_html(figures))
+    parts.remove()
+    return figures
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What became of one row: a clip to store, or the reason why there is none."""
+class Judging:
+    """How rows are judged: the limits, mel bins and frames where log-mel is stored, and on how many cores."""
 
-    row: Row
-    text: str = ""
-    flac: bytes = b""
-    duration_s: float = 0.0
-    reason: str = ""
-    detail: str = ""
+    cleaning: Cleaning
+    mel: tuple[int, int] | None
+    num_proc: int
 
-
-@dataclass
-class Tally:
-    """Counts of one preparation; rows read = kept + dropped, always."""
-
-    read: int = 0
-    kept: Counter[str] = field(default_factory=Counter)
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0.0))
-    dropped: list[Verdict] = field(default_factory=list)
-
-    def summary(self) -> dict[str, Any]:
-        """Counts and hours a split, and how many rows were dropped for which reason."""
-        splits = {name: {"clips": self.kept[name], "hours": round(self.seconds[name] / 3600, 4)} for name in SPLITS}
-        reasons = Counter(verdict.reason for verdict in self.dropped)
-        return {"rows_read": self.read, "rows_dropped": len(self.dropped), "reasons": dict(reasons), "splits": splits}
+    def __call__(self, rows: Iterable[Row]) -> Iterator[Verdict]:
+        """Yield the verdict on each row, in order."""
+        return map_in_order(Judge, (self.cleaning, self.mel), rows, self.num_proc, _crashed)
 
 
-def prepare(rows: Iterable[Row], tokenizer: WhisperTokenizer, data: Data, bundle_dir: Path) -> Tally:
-    """Judge and store every row: `data/` as a DatasetDict, `reports/dropped.csv` with what was dropped and why.
-
-    Raises:
-        UserError: nothing was left to train on.
-    """
-    tally = Tally()
-    with folder_made_whole(bundle_dir / "data") as folder:
-        _store(_judge_all(rows, data), tokenizer, folder, tally)
-        if not tally.kept["train"]:
-            first = f"; the first of {len(tally.dropped)} dropped: {_told(tally.dropped[0])}" if tally.dropped else ""
-            raise UserError(f"no training clip is left of {tally.read} rows{first}")
-    write_atomically(bundle_dir / "reports" / "dropped.csv", _dropped_csv(tally.dropped))
-    return tally
+def _crashed(row: Row) -> Verdict:
+    return replace(unjudged(row), reason="unreadable audio", detail="decoding it ended the process")
 
 
-def judge(row: Row, min_seconds: float, max_seconds: float) -> Verdict:
-    """Look at one row: its text, its audio, its length."""
-    text = clean_text(row.text)
-    if not text:
-        return Verdict(row, reason="empty text")
-    try:
-        waveform = load_audio(row.audio)
-    except AudioError as error:
-        return Verdict(row, reason="unreadable audio", detail=str(error))
-    seconds = len(waveform) / SAMPLE_RATE
-    if seconds < min_seconds:
-        return Verdict(row, reason="too short", detail=f"{seconds:.2f} s")
-    if seconds > max_seconds:
-        return Verdict(row, reason="too long", detail=f"{seconds:.2f} s")
-    return Verdict(row, text, encode_flac(waveform), seconds)
+def _judge_into(
+    parts: Parts, read: Callable[[Announce], Iterable[Row]], judging: Judging, tokenizer: WhisperTokenizer
+) -> None:
+    announced: list[int] = []
+    rows = iter(read(announced.append))
+    # A source that downloads or unpacks does so now, and has progress of its own to show.
+    first = list(itertools.islice(rows, 1))
+    with progress_bar(desc="preparing clips", unit="clip") as bar:
+
+        def advance(count: int) -> None:
+            bar.total = sum(announced) or None
+            bar.update(count)
+
+        parts.fill(itertools.chain(first, rows), judging, functools.partial(_with_labels, tokenizer), advance)
 
 
-def _judge_all(rows: Iterable[Row], data: Data) -> Iterator[Verdict]:
-    """Judge rows on all cores, in order. The processes start afresh: forking would copy locked threads."""
-    processes = data.num_proc or os.cpu_count() or 1
-    tasks = ((row, data.min_seconds, data.max_seconds) for row in rows)
-    if processes == 1:
-        yield from map(_judge_task, tasks)
-        return
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap(_judge_task, tasks, chunksize=8)
+def _with_labels(tokenizer: WhisperTokenizer, verdicts: list[Verdict]) -> list[tuple[Verdict, list[int]]]:
+    """Add the token ids of each text; a text that is too long for the decoder is dropped."""
+    good = [verdict.text for verdict in verdicts if not verdict.reason]
+    labels = iter(label_ids_of_all(tokenizer, good))
+    judged = []
+    for verdict in verdicts:
+        ids = [] if verdict.reason else next(labels)
+        if len(ids) > MAX_LABEL_TOKENS:
+            detail = f"{len(ids)} tokens, Whisper writes at most {MAX_LABEL_TOKENS}"
+            verdict, ids = Verdict(verdict.row, verdict.key, reason="text too long", detail=detail), []
+        judged.append((verdict, ids))
+    return judged
 
 
-def _judge_task(task: tuple[Row, float, float]) -> Verdict:
-    return judge(*task)
+def _clips(files: list[Path]) -> Clips:
+    """Gather the numbers of all clips that were judged good."""
+    import numpy as np
+
+    columns: dict[str, list[np.ndarray]] = {}
+    begin = 0
+    for file in files:
+        table = read_columns(file, [*KEYS, "given", "duration_s", "syllables", "reason"])
+        good = np.array([not reason for reason in table["reason"].to_pylist()], bool)
+        columns.setdefault("row", []).append(begin + np.flatnonzero(good))
+        for name in (*KEYS, "given", "duration_s", "syllables"):
+            columns.setdefault(name, []).append(table[name].to_numpy()[good])
+        begin += table.num_rows
+    joined = {name: np.concatenate(pieces) for name, pieces in columns.items()}
+    empty = np.zeros(0, np.int64)
+    row, source, speaker, group, text, audio = (joined.get(name, empty) for name in ("row", *KEYS))
+    given, seconds, syllables = (joined.get(name, empty) for name in ("given", "duration_s", "syllables"))
+    return Clips(row, source, speaker, group, text, audio, given.astype(np.int8), seconds.astype("f4"), syllables)
 
 
-def _store(verdicts: Iterable[Verdict], tokenizer: WhisperTokenizer, folder: Path, tally: Tally) -> None:
-    """Write what is kept, a split at a time, as sources give them; keep account of all."""
-    from datasets import Dataset
-    from datasets.arrow_writer import ArrowWriter
+def _store(
+    files: list[Path],
+    clips: Clips,
+    decision: Decision,
+    folder: Path,
+    store: str,
+    statistics: Statistics,
+    dropped: DroppedTable,
+) -> None:
+    """Read the parts once more: each clip into its split, every other row into the table of what was dropped."""
+    import numpy as np
 
-    features = clip_features()
-    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
-        files = {name: str(Path(scratch) / f"{name}.arrow") for name in SPLITS}
-        writers = {name: ArrowWriter(path=file, features=features) for name, file in files.items()}
-        for verdict in progress_bar(verdicts, desc="preparing clips", unit="clip"):
-            tally.read += 1
-            judged, labels = _with_labels(verdict, tokenizer)
-            if judged.reason:
-                tally.dropped.append(judged)
-                continue
-            tally.kept[judged.row.split] += 1
-            tally.seconds[judged.row.split] += judged.duration_s
-            writers[judged.row.split].write(_example(judged, labels))
-        for name, writer in writers.items():
-            writer.finalize()
-            # Left alone, `datasets` saves an empty split as no file at all, which it then cannot load.
-            shards = None if tally.kept[name] else 1
-            Dataset.from_file(files[name]).save_to_disk(str(folder / name), num_shards=shards)
-    (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(SPLITS)}))
-
-
-def _with_labels(verdict: Verdict, tokenizer: WhisperTokenizer) -> tuple[Verdict, list[int]]:
-    if verdict.reason:
-        return verdict, []
-    labels = label_ids(tokenizer, verdict.text)
-    if len(labels) > MAX_LABEL_TOKENS:
-        detail = f"{len(labels)} tokens, Whisper writes at most {MAX_LABEL_TOKENS}"
-        return Verdict(verdict.row, reason="text too long", detail=detail), []
-    return verdict, labels
+    writers = {name: SplitWriter(folder / name, store) for name in SPLITS}
+    source_id = _source_ids(files)
+    begin = 0
+    for file in progress_bar(files, desc="storing", unit="part"):
+        part = read_columns(file)
+        splits, reasons, others = (np.full(part.num_rows, code, np.int64) for code in (NONE, 0, -1))
+        mine = slice(*np.searchsorted(clips.row, [begin, begin + part.num_rows]))
+        at = clips.row[mine] - begin
+        splits[at], reasons[at] = decision.split[mine], decision.reason[mine]
+        others[at] = np.where(decision.other[mine] >= 0, clips.row[decision.other[mine]], -1)
+        begin += part.num_rows
+        for code, name in enumerate(SPLITS):
+            writers[name].write(part.filter(splits == code))
+        _count(part, splits, reasons, others, source_id, statistics, dropped)
+    for writer in writers.values():
+        writer.close()
+    write_dict(folder, SPLITS)
 
 
-def _example(verdict: Verdict, labels: list[int]) -> dict[str, Any]:
-    return {
-        "audio": {"bytes": verdict.flac, "path": f"{verdict.row.audio.stem}.flac"},
-        "text": verdict.text,
-        "speaker": verdict.row.speaker,
-        "duration_s": verdict.duration_s,
-        "source_id": verdict.row.source_id,
-        "labels": labels,
-    }
+def _count(
+    part: pyarrow.Table,
+    splits: np.ndarray,
+    reasons: np.ndarray,
+    others: np.ndarray,
+    source_id: Callable[[int], str],
+    statistics: Statistics,
+    dropped: DroppedTable,
+) -> None:
+    told = part.drop_columns(["clip", "labels"]).to_pylist()
+    for row, split, reason, other in zip(told, splits, reasons, others, strict=True):
+        if split != NONE:
+            statistics.keep(SPLITS[split], row["source"], row["text"], row["duration_s"])
+            continue
+        why, detail, text = row["reason"], row["detail"], row["raw_text"]
+        if reason:
+            why, detail, text = REASONS[reason], f"see {source_id(other)}", row["text"]
+        given = SPLITS[row["given"]] if row["given"] >= TRAIN else ""
+        dropped.add(row["source"], row["source_id"], given, why, detail, text)
+        statistics.drop(row["source"], row["source_id"], why, detail, text)
 
 
-def clip_features() -> Features:
-    """Columns of the stored dataset; plain bytes for audio, because `Audio` encodes with torchcodec alone."""
-    from datasets import Features, List, Value
+def _source_ids(files: list[Path]) -> Callable[[int], str]:
+    """Return a function that tells where a row came from, reading no more than the parts that are asked for."""
+    import numpy as np
 
-    return Features(
-        {
-            "audio": {"bytes": Value("binary"), "path": Value("string")},
-            "text": Value("string"),
-            "speaker": Value("string"),
-            "duration_s": Value("float32"),
-            "source_id": Value("string"),
-            "labels": List(Value("int32")),
-        }
-    )
+    @functools.lru_cache(maxsize=64)
+    def column(number: int) -> list[str]:
+        return read_columns(files[number], ["source_id"])["source_id"].to_pylist()
 
+    ends = np.cumsum([read_columns(file, ["given"]).num_rows for file in files])
 
-def _dropped_csv(dropped: list[Verdict]) -> str:
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["source_id", "split", "reason", "detail", "text"])
-    writer.writerows([v.row.source_id, v.row.split, v.reason, v.detail, v.row.text] for v in dropped)
-    return table.getvalue()
+    def source_id(row: int) -> str:
+        number = int(np.searchsorted(ends, row, side="right"))
+        return column(number)[row - (int(ends[number - 1]) if number else 0)]
+
+    return source_id
 
 
-def _told(verdict: Verdict) -> str:
-    return f"{verdict.row.source_id}: {verdict.reason} {verdict.detail}".strip()
+def _refuse(statistics: Statistics, bundle_dir: Path, strict: bool) -> None:
+    listed = bundle_dir / "reports" / "dropped.csv"
+    first = next((found[0] for found in statistics.examples.values()), None)
+    told = f"; the first of {statistics.rows_dropped} dropped: {first['source_id']} {first['detail']}" if first else ""
+    rows = statistics.rows_kept + statistics.rows_dropped
+    if not any(counts[SPLITS[TRAIN]] for counts in statistics.kept.values()):
+        raise UserError(f"no training clip is left of {rows} rows{told} ({listed})")
+    if strict and statistics.rows_dropped:
+        raise UserError(f"--strict: {statistics.rows_dropped} of {rows} rows were dropped, see {listed}{told}")
+
+
+def _within_window(cleaning: Cleaning, window_s: float) -> Cleaning:
+    if cleaning.max_seconds <= window_s:
+        return cleaning
+    log.info("clips of up to %g s are kept: this model's window holds no more", window_s)
+    return replace(cleaning, max_seconds=window_s)
+
+
+def _work_dir(bundle_dir: Path) -> Path:
+    whole = bundle_dir.absolute()
+    return whole.with_name(f"{whole.name}.work")
+
+
+def _what_verdicts_depend_on(
+    cleaning: Cleaning, mel: tuple[int, int] | None, tokenizer: WhisperTokenizer
+) -> dict[str, Any]:
+    later = ("split", "split_seed", "strict", "keep_repeats")
+    limits = {name: value for name, value in asdict(cleaning).items() if name not in later}
+    vocabulary = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    return {**limits, "mel": mel, "prompt": tokenizer.prefix_tokens, "tokenizer": vocabulary}

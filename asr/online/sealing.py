@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from asr.shared.bundle import seal
+from asr.shared.bundle import seal, unseal
+from asr.shared.processor import mel_window
 from utils import log, sha256_of, write_json
 
 MODEL_REPORT, DATA_REPORT = "model.json", "data.json"
@@ -23,28 +24,50 @@ def report_model(bundle_dir: Path, name: str, revision: str, audio_layout: str |
     )
 
 
-def report_data(bundle_dir: Path, settings: dict[str, Any], counted: dict[str, Any]) -> None:
-    """Note what the data are, and whose tokenizer made their labels."""
-    report = {"settings": settings, "tokenizer_sha256": _tokenizer(bundle_dir), **counted}
+def report_data(bundle_dir: Path, settings: dict[str, Any], mel: tuple[int, int], figures: dict[str, Any]) -> None:
+    """Note what the data are, whose tokenizer made their labels, and for which encoder's window they are."""
+    made_for = {"tokenizer_sha256": _tokenizer(bundle_dir), "mel_bins": mel[0], "window_frames": mel[1]}
+    report = {**figures, "settings": settings, "made_for": made_for}
     write_json(bundle_dir / "reports" / DATA_REPORT, report)
+
+
+def unseal_data(bundle_dir: Path) -> None:
+    """Open the seal before the data change, and forget what they were: new data must not go with an old report."""
+    unseal(bundle_dir)
+    (bundle_dir / "reports" / DATA_REPORT).unlink(missing_ok=True)
 
 
 def seal_if_complete(bundle_dir: Path) -> None:
     """Write the manifest, or say what is still to be done."""
     reports = {name: bundle_dir / "reports" / name for name in (MODEL_REPORT, DATA_REPORT)}
-    if not reports[DATA_REPORT].is_file():
-        log.info("next: python download_data.py (the bundle has no data yet)")
-        return
+    for name, half in ((MODEL_REPORT, "model"), (DATA_REPORT, "data")):
+        if not reports[name].is_file():
+            log.info("next: python download_%s.py (the bundle has no %s yet)", half, half)
+            return
     model, data = (json.loads(report.read_text(encoding="utf-8")) for report in reports.values())
-    if data.pop("tokenizer_sha256") != _tokenizer(bundle_dir):
-        log.info("next: python download_data.py (the labels were made for another model's tokenizer)")
+    unfit = _unfit(bundle_dir, data["made_for"], data["settings"]["store"])
+    if unfit:
+        log.info("next: python download_data.py (%s)", unfit)
         return
     log.info("sealing the bundle")
-    settings = {**data.pop("settings"), "audio_layout": model["audio_layout"]}
-    bundle = seal(bundle_dir, model["base_model"], settings, data)
+    settings = {**data["settings"], "audio_layout": model["audio_layout"]}
+    counts = {name: data[name] for name in ("rows_read", "rows_kept", "rows_dropped", "splits", "sources")}
+    bundle = seal(bundle_dir, model["base_model"], settings, counts)
     size = sum(entry["size"] for entry in bundle.manifest["files"].values())
     log.info("done: %s holds %d files, %.1f MB", bundle_dir, len(bundle.manifest["files"]), size / 1e6)
     log.info("next: copy it and this project to the box, then: python train_offline.py")
+
+
+def _unfit(bundle_dir: Path, made_for: dict[str, Any], store: str) -> str:
+    """Say why the data do not go with the model, or nothing."""
+    mel_bins, window_frames = mel_window(bundle_dir / "model")
+    if made_for["tokenizer_sha256"] != _tokenizer(bundle_dir):
+        return "the labels were made for another model's tokenizer"
+    if made_for["window_frames"] > window_frames:
+        return "the clips may be longer than this model's window"
+    if store == "features" and made_for["mel_bins"] != mel_bins:
+        return f"the log-mel was made with {made_for['mel_bins']} bins, and this model reads {mel_bins}"
+    return ""
 
 
 def _tokenizer(bundle_dir: Path) -> dict[str, str]:

@@ -1,125 +1,110 @@
-"""The base model: from the Hub or a folder into the bundle, complete for a box that can fetch nothing."""
+"""The base model: from the Hub, a folder or a run into the bundle, complete for a box that can fetch nothing."""
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
+from asr.online import model_hub
+from asr.online.conversion import convert
+from asr.online.inspection import complete
+from asr.online.merging import RUN, merge_run
 from config import Whisper
 from utils import UserError, folder_made_whole, log
 
-# Weights as safetensors alone: nothing that unpickles ever enters a bundle.
-WANTED = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
-WANTED += ["preprocessor_config.json", "processor_config.json", "tokenizer*.json", "vocab.json", "merges.txt"]
-WANTED += ["normalizer.json", "added_tokens.json", "special_tokens_map.json"]
-UNWANTED = ["*.fp32*", "*/*"]
+SETTINGS = {"config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"}
+SETTINGS |= {"tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "normalizer.json"}
+SETTINGS |= {"added_tokens.json", "special_tokens_map.json"}
+# The forms that weights come in, the best first; nothing pickled ever enters a bundle.
+WEIGHTS = (
+    ("model.safetensors",),
+    ("model.safetensors.index.json", "model-*-of-*.safetensors"),
+    ("pytorch_model.bin",),
+    ("pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
+)
+LFS_POINTER = b"version https://git-lfs"
 
 
-def fetch_whisper(whisper: Whisper, target: Path, before_replacing: Callable[[], None] = lambda: None) -> None:
+@dataclass(frozen=True)
+class Fetched:
+    """What came into the bundle.
+
+    Attributes:
+        revision: its commit on the Hub, or "" where it came from a folder.
+        audio_layout: the one that it is made for, or None for every one.
+    """
+
+    revision: str = ""
+    audio_layout: str | None = None
+
+
+def fetch_whisper(whisper: Whisper, target: Path, before_replacing: Callable[[], None] = lambda: None) -> Fetched:
     """Bring `whisper.model_name_or_path` into `target`, and prove that it is a whole Whisper.
 
     Args:
-        whisper: which model.
-        target: its folder; an old one stays until the new one is proven.
+        whisper: which model: a Hub id with its revision, a folder, or a run of ours. The adapter of a run is merged
+            into the base that stands in `target`.
+        target: its folder; an old model stays until the new one is proven.
         before_replacing: called in between.
 
     Raises:
-        UserError: not found, not a Whisper, or without safetensors weights.
+        UserError: not found, not a Whisper, not whole, or with weights that cannot be had as safetensors.
     """
-    with folder_made_whole(target) as folder:
-        source = Path(whisper.model_name_or_path)
-        if source.is_dir():
-            _copy(source, folder)
-        else:
-            _download(whisper.model_name_or_path, whisper.model_revision, folder)
-        _check(whisper.model_name_or_path, folder)
-        before_replacing()
-
-
-def _copy(source: Path, folder: Path) -> None:
-    for pattern in WANTED:
-        for file in source.glob(pattern):
-            if file.is_file() and not any(file.match(unwanted) for unwanted in UNWANTED[:1]):
-                shutil.copyfile(file, folder / file.name)
-
-
-def _download(name: str, revision: str, folder: Path) -> None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    log.info("downloading %s from the Hugging Face Hub", name)
     try:
-        cached = snapshot_download(name, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)
-    except (HFValidationError, RepositoryNotFoundError):
-        raise UserError(f"--model-name-or-path {name}: neither a folder here nor a model on the Hub") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--model-name-or-path {name} could not be downloaded: {reason}") from None
-    _copy(Path(cached), folder)
-
-
-def _check(name: str, folder: Path) -> None:
-    """Look at everything that the air-gapped box will need, here where it can be fetched again."""
-    try:
-        _check_files(folder)
+        with folder_made_whole(target) as folder:
+            fetched = _bring(whisper, target, folder)
+            complete(folder)
+            before_replacing()
     except UserError as error:
-        raise UserError(f"--model-name-or-path {name}: {error}") from None
+        raise UserError(f"--model-name-or-path {whisper.model_name_or_path}: {error}") from None
+    return fetched
 
 
-def _check_files(folder: Path) -> None:
-    for needed in ("config.json", "generation_config.json", "tokenizer.json"):
-        if not (folder / needed).is_file() and not (needed == "tokenizer.json" and (folder / "vocab.json").is_file()):
-            raise UserError(f"{needed} is missing")
-    for file in sorted(folder.glob("*.json")):
-        _read_json(file)
-    kind = _read_json(folder / "config.json").get("model_type")
-    if kind != "whisper":
-        raise UserError(f"this is a '{kind}' model, not a Whisper")
-    _check_weights(folder)
-    _check_processor(folder)
+def _bring(whisper: Whisper, target: Path, folder: Path) -> Fetched:
+    source = Path(whisper.model_name_or_path)
+    if source.is_file():
+        raise UserError("this is a file; give the folder of a model")
+    if (source / RUN).is_file():
+        return Fetched(audio_layout=merge_run(source, target, folder))
+    if source.is_dir():
+        names = choose_files(file.name for file in source.iterdir() if file.is_file())
+        _place({name: source / name for name in names}, folder)
+        return Fetched()
+    model = model_hub.list_model(whisper.model_name_or_path, whisper.model_revision)
+    log.info("downloading %s at commit %s", model.name, model.commit)
+    _place(model_hub.download(model, choose_files(model.files), folder), folder)
+    return Fetched(model.commit)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file.name} is broken ({error})") from None
+def choose_files(names: Iterable[str]) -> list[str]:
+    """Return which files of a repository make a Whisper: its settings, and its weights in the best form they have.
+
+    Raises:
+        UserError: it is an adapter alone.
+    """
+    there = [name for name in names if "/" not in name]
+    if "adapter_config.json" in there and "config.json" not in there:
+        raise UserError(
+            "this is a LoRA adapter, not a whole model: give the run that made it, or merge it into its base first"
+        )
+    for form in WEIGHTS:
+        weights = [name for name in there if any(fnmatchcase(name, pattern) for pattern in form)]
+        if weights:
+            break
+    return sorted({*SETTINGS.intersection(there), *weights})
 
 
-def _check_weights(folder: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    weights = {file.name for file in folder.glob("*.safetensors")}
-    for index in folder.glob("*.safetensors.index.json"):
-        weights |= set(_read_json(index)["weight_map"].values())
-    if not weights:
-        raise UserError("it has no weights as .safetensors; convert it first")
-    for file in sorted(weights):
-        if not (folder / file).is_file():
-            raise UserError(f"{file} is missing")
-        try:
-            with safe_open(folder / file, "np"):
-                pass
-        except SafetensorError as error:
-            raise UserError(f"{file} is broken ({error})") from None
-
-
-def _check_processor(folder: Path) -> None:
-    from transformers import WhisperProcessor
-
-    try:
-        processor = WhisperProcessor.from_pretrained(folder)
-    # A broken tokenizer.json surfaces as a bare Exception from the Rust side.
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"its tokenizer or processor files are incomplete: {reason}") from None
-    if processor.tokenizer.convert_tokens_to_ids("<|startoftranscript|>") in (None, processor.tokenizer.unk_token_id):
-        raise UserError("its tokenizer does not know Whisper's tokens")
+def _place(files: dict[str, Path], folder: Path) -> None:
+    """Copy files into the folder, and convert those that are pickled."""
+    pickled = {name: file for name, file in files.items() if name.endswith((".bin", ".bin.index.json"))}
+    for name, file in files.items():
+        with open(file, "rb") as content:
+            if content.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise UserError(f"{name} is only git-lfs's pointer to the file: run 'git lfs pull' in that folder")
+        if name not in pickled:
+            shutil.copyfile(file, folder / name)
+    if pickled:
+        convert(pickled, folder)
