@@ -52,6 +52,8 @@ def tell(figures: dict[str, Any], bundle: Bundle) -> None:
     reports = bundle.bundle_dir / "reports"
     for split, clips in figures["splits"].items():
         log.info("%-10s %6d clips, %.2f h", split, clips["clips"], clips["hours"])
+        if not clips["clips"]:
+            log.info("           (without %s clips, training cannot tell how good it is; see --split)", split)
     log.info("rows read %d = kept %d + dropped %d", *(figures[f"rows_{name}"] for name in ("read", "kept", "dropped")))
     for reason, count in figures["reasons"].items():
         log.info("  dropped %d: %s (%s)", count, reason, reports / "dropped.csv")

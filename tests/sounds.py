@@ -119,6 +119,7 @@ FORMATS: dict[str, Callable[[float], bytes]] = {
     "m4a, in pieces": lambda s: ffmpeg("mp4", "aac", noise(s, 48_000), 48_000, **IN_PIECES),
     "aac": lambda s: ffmpeg("adts", "aac", noise(s, 48_000), 48_000),
     "webm": lambda s: ffmpeg("webm", "libopus", noise(s, 48_000), 48_000),
+    "webm of other programs": lambda s: in_format("webm", s).replace(b"DURATION", b"OTHERTAG"),
     "mkv": lambda s: ffmpeg("matroska", "aac", noise(s, 48_000), 48_000),
     "mp4 with pictures": lambda s: video(s, s, "mp4", "aac"),
 }

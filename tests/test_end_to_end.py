@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from asr.shared.bundle import open_bundle
 from tests.conftest import DEMO_CORPUS, ROOT, script
 
 SHORT = ("--max-steps", 4, "--warmup-steps", 0, "--generation-max-length", 24)
@@ -214,12 +215,24 @@ def test_setup_that_fails_leaves_no_manifest(mini_bundle: Path, tmp_path, mini_m
     bundle = tmp_path / "bundle"
     shutil.copytree(mini_bundle, bundle)
     shutil.copytree(mini_release, tmp_path / "release")
-    (tmp_path / "release" / "ko" / "dev.tsv").unlink()
+    for clip in (tmp_path / "release" / "ko" / "clips").iterdir():
+        clip.write_bytes(b"")
     done = script("run_online_setup.py", "--model-name-or-path", mini_model, "--common-voice", tmp_path / "release",
                   "--bundle-dir", bundle)  # fmt: skip
     assert done.returncode == 2
-    assert "dev.tsv is missing" in done.stderr
+    assert "no training clip is left of 32 rows" in done.stderr
     assert script("train_offline.py", "--bundle-dir", bundle, "--output-dir", tmp_path / "runs").returncode == 3
+
+
+def test_setup_that_cannot_begin_leaves_the_bundle_as_it_was(mini_bundle: Path, tmp_path, mini_release: Path):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(mini_bundle, bundle)
+    shutil.copytree(mini_release, tmp_path / "release")
+    (tmp_path / "release" / "ko" / "dev.tsv").unlink()
+    done = script("run_online_setup.py", "--common-voice", tmp_path / "release", "--bundle-dir", bundle)
+    assert done.returncode == 2
+    assert "dev.tsv is missing" in done.stderr
+    assert open_bundle(bundle)
 
 
 @pytest.mark.skipif(STRACE is None, reason="needs strace")

@@ -6,6 +6,7 @@ parts are read once more into the dataset. Interrupted, it goes on behind the la
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -66,26 +67,44 @@ def prepare(
     """
     cleaning, work_dir = _within_window(data.cleaning, mel[1] / 100), _work_dir(bundle_dir)
     features = mel if data.storage.store == "features" else None
-    parts = Parts(work_dir, _what_verdicts_depend_on(cleaning, features, tokenizer))
-    try:
-        _judge_into(parts, read, Judging(cleaning, features, data.storage.num_proc), tokenizer)
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; the same command goes on (what is done lies in {work_dir})") from None
-    clips = _clips(parts.files())
-    decision = decide(clips, split_shares(cleaning.split), cleaning.split_seed, cleaning.keep_repeats)
-    before_replacing()
-    statistics = Statistics()
-    with folder_made_whole(bundle_dir / "data") as folder:
-        dropped = DroppedTable(work_dir / "dropped.csv")
-        _store(parts.files(), clips, decision, folder, data.storage.store, statistics, dropped)
-        dropped.close()
+    with _alone_in(work_dir):
+        parts = Parts(work_dir, _what_verdicts_depend_on(cleaning, features, tokenizer))
+        try:
+            _judge_into(parts, read, Judging(cleaning, features, data.storage.num_proc), tokenizer)
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; the same command goes on (what is done lies in {work_dir})") from None
+        clips = _clips(parts.files())
+        decision = decide(clips, split_shares(cleaning.split), cleaning.split_seed, cleaning.keep_repeats)
+        statistics, dropped = Statistics(), DroppedTable(work_dir / "dropped.csv")
+        with folder_made_whole(bundle_dir / "data") as folder:
+            _store(parts.files(), clips, decision, folder, data.storage.store, statistics, dropped)
+            dropped.close()
+            _refuse(statistics, dropped.path, cleaning.strict)
+            before_replacing()
+        figures = statistics.figures(clips, decision, settings or {})
         (bundle_dir / "reports").mkdir(exist_ok=True)
         os.replace(dropped.path, bundle_dir / "reports" / "dropped.csv")
-        _refuse(statistics, bundle_dir, cleaning.strict)
-    figures = statistics.figures(clips, decision, settings or {})
-    write_atomically(bundle_dir / "reports" / "data.html", report_html(figures))
-    parts.remove()
+        write_atomically(bundle_dir / "reports" / "data.html", report_html(figures))
+        parts.remove()
     return figures
+
+
+@contextlib.contextmanager
+def _alone_in(work_dir: Path) -> Iterator[None]:
+    """Keep a second preparation of the same bundle out: it would take the first one's parts for its own, or away."""
+    from filelock import FileLock, Timeout
+
+    work_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work_dir.with_name(f"{work_dir.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{work_dir}: another process is preparing this bundle; wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -225,8 +244,7 @@ def _source_ids(files: list[Path]) -> Callable[[int], str]:
     return source_id
 
 
-def _refuse(statistics: Statistics, bundle_dir: Path, strict: bool) -> None:
-    listed = bundle_dir / "reports" / "dropped.csv"
+def _refuse(statistics: Statistics, listed: Path, strict: bool) -> None:
     first = next((found[0] for found in statistics.examples.values()), None)
     told = f"; the first of {statistics.rows_dropped} dropped: {first['source_id']} {first['detail']}" if first else ""
     rows = statistics.rows_kept + statistics.rows_dropped

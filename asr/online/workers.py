@@ -37,13 +37,13 @@ def map_in_order(
         make: called in each process, gives the function.
         arguments: of `make`.
         items: what is mapped.
-        processes: how many; 1 works in this one, 0 takes every core.
+        processes: how many; 1 works in this one (where a crash is the end of it), 0 takes every core there is for us.
         crashed: makes the result of an item that kills its process (a codec's crash, memory).
     """
-    processes = processes or os.cpu_count() or 1
     if processes == 1:
         yield from map(make(*arguments), items)
         return
+    processes = processes or available_cores()
     chunks = _chunks(items)
     pool = _pool(make, arguments, processes)
     under_way: deque[tuple[list[Item], Future[list[Result]]]] = deque()
@@ -64,6 +64,11 @@ def map_in_order(
                 pool = _pool(make, arguments, processes)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def available_cores() -> int:
+    """Return on how many cores this process may run, which in a container may be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:

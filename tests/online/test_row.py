@@ -57,8 +57,8 @@ def test_a_missing_column_is_told_with_those_that_are_there() -> None:
         UserError, match=r"^--table t\.csv: there is no column '자막' \(--text-column\), only 파일, 내용$"
     ):
         find_columns(["파일", "내용"], Source(text_column="자막"), "--table t.csv")
-    with pytest.raises(UserError, match=r"which column is the audio\? Name it with --audio-column: 파일, 내용$"):
-        find_columns(["파일", "내용"], Source(), "--table t.csv")
+    with pytest.raises(UserError, match=r"which column is the audio\? Name it with --audio-column: 자료, 내용$"):
+        find_columns(["자료", "내용"], Source(), "--table t.csv")
     with pytest.raises(UserError, match="which column is the text"):
         find_columns(["audio", "내용"], Source(), "--table t.csv")
 

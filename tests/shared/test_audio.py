@@ -434,6 +434,7 @@ ODD_BUT_WHOLE: dict[str, Callable[[], bytes]] = {
     "pictures go on": lambda: video(3, 4),
     "sound goes on": lambda: video(3, 2),
     "pictures of an mp4 go on": lambda: video(3, 4, "mp4", "aac"),
+    "pictures go on, by other programs": lambda: video(3, 4).replace(b"DURATION", b"OTHERTAG"),
     "wav that claims 4 GiB": lambda: wav_that_claims(0xFFFFFFFF),
     "wav that claims 2 GiB": lambda: wav_that_claims(0x7FFFFFFF),
     "wav that claims a page less": lambda: wav_that_claims(0x7FFFF000),

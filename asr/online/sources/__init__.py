@@ -49,9 +49,13 @@ def read_rows(data: Data, whisper: Whisper, work_dir: Path, announce: Announce =
     Raises:
         UserError: a source is not what it should be.
     """
+    limit = data.source.limit
+
+    def announce_what_is_read(count: int) -> None:
+        announce(min(count, limit or count))
+
     for _, read in _readers(data, whisper, work_dir):
-        rows = read(announce)
-        yield from itertools.islice(rows, data.source.limit or None)
+        yield from itertools.islice(read(announce_what_is_read), limit or None)
 
 
 def named_sources(data: Data) -> list[str]:

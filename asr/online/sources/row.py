@@ -15,9 +15,10 @@ Announce = Callable[[int], None]
 
 # What the columns are called in the wild, the likeliest first.
 USUAL = {
-    "audio": "audio path audio_path audio_file file_name filename file filepath file_path wav wav_path raw_data",
-    "text": "text sentence transcript transcription transcripts normalized_text label",
-    "speaker": "speaker speaker_id client_id spk spk_id speaker_name",
+    "audio": "audio path audio_path audio_file file_name filename file filepath file_path wav wav_path raw_data"
+    " 오디오 음성 녹음 경로 파일 파일명 파일경로",
+    "text": "text sentence transcript transcription transcripts normalized_text label 전사 문장 텍스트 발화 대본",
+    "speaker": "speaker speaker_id client_id spk spk_id speaker_name 화자 발화자",
     "group": "",
     "split": "split",
 }
