@@ -109,8 +109,12 @@ def stored(bundle: Path, split: str = "train") -> list[dict[str, Any]]:
 
 
 def dropped_csv(bundle: Path) -> list[dict[str, str]]:
-    with open(bundle / "reports" / "dropped.csv", encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_dropped(bundle / "reports" / "dropped.csv")
+
+
+def read_dropped(file: Path) -> list[dict[str, str]]:
+    with open(file, encoding="utf-8-sig", newline="") as table:
+        return list(csv.DictReader(table))
 
 
 def result(bundle: Path) -> dict[str, bytes]:
@@ -450,7 +454,9 @@ def test_nothing_to_train_on_is_the_users_error(tmp_path: Path, run: Prepare, ro
     assert "\n" not in str(raised.value)
     assert f"{len(given_rows)} rows" in str(raised.value)
     assert not (tmp_path / "bundle" / "data").exists()
-    assert len(dropped_csv(tmp_path / "bundle")) == len(given_rows) - (rows == "none to train on")
+    listed = read_dropped(tmp_path / "bundle.work" / "dropped.csv")
+    assert len(listed) == len(given_rows) - (rows == "none to train on")
+    assert str(tmp_path / "bundle.work" / "dropped.csv") in str(raised.value)
 
 
 def test_strict_fails_on_any_drop_and_says_which(tmp_path: Path, run: Prepare) -> None:
@@ -459,8 +465,20 @@ def test_strict_fails_on_any_drop_and_says_which(tmp_path: Path, run: Prepare) -
         run(rows, tmp_path / "bundle", strict=True)
     assert "test:100" in str(raised.value)
     assert not (tmp_path / "bundle" / "data").exists()
-    assert [line["reason"] for line in dropped_csv(tmp_path / "bundle")] == ["empty audio"]
+    assert [line["reason"] for line in read_dropped(tmp_path / "bundle.work" / "dropped.csv")] == ["empty audio"]
     assert run(good_rows(), tmp_path / "bundle", strict=True)["rows_dropped"] == 0
+
+
+def test_two_preparations_of_one_bundle_do_not_mix(tmp_path: Path, run: Prepare) -> None:
+    """The second would take the first one's parts away."""
+
+    def rows_while_another_tries() -> Iterator[Row]:
+        with pytest.raises(UserError, match="another process is preparing this bundle"):
+            run(good_rows(), tmp_path / "bundle")
+        yield from good_rows()
+
+    assert run(rows_while_another_tries(), tmp_path / "bundle")["rows_kept"] == len(good_rows())
+    assert run(good_rows(), tmp_path / "bundle")["rows_kept"] == len(good_rows())
 
 
 def test_data_before_model_is_told(tmp_path: Path) -> None:
