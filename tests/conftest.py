@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+# Two programs of many threads on two cores slow each other down fourfold; set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_CORPUS = ROOT / "demo" / "cv-corpus-demo" / "ko"
 DEMO_MODEL = ROOT / "demo" / "tiny-whisper-ko"
