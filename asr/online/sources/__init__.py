@@ -1,6 +1,6 @@
 """Where speech comes from: each source yields rows, in one shape, for preparation to judge.
 
-A new source is a module here with a function that yields `Row`s, a name in `config.SOURCES`, and a line in `_readers`.
+A new source is a module here with a function that yields `Row`s, a name in `config.SOURCES`, and a branch in `_reader`.
 """
 
 from __future__ import annotations
