@@ -262,6 +262,41 @@ class Page:
 
 
 @dataclass
+class Wheels:
+    """Python packages for a box that can fetch none."""
+
+    wheels: bool = False
+    """Bring every package of requirements.txt into bundle/wheels, for the box that the target flags describe."""
+    target_python: str | None = None
+    """Python version of the box, as 3.11 or 3.12; by default this machine's."""
+    target_platform: str | None = None
+    """System of the box: linux_x86_64, linux_aarch64, win_amd64 or macosx_arm64; by default this machine's."""
+    target_cuda: str = "default"
+    """default takes the torch that the index has; another name, as cpu, 126 (also 12.6) or 130, takes the build of
+    torch with that local version; --wheel-index names the index that has it."""
+    wheel_index: str | None = None
+    """One more package index, for a torch that is built for another CUDA version."""
+    install_wheels: bool = False
+    """On the box: look whether Python, system and driver suit bundle/wheels, then install them from there alone."""
+
+
+@dataclass
+class Crossing:
+    """Carrying the bundle across; none of it needs more than Python."""
+
+    verify: bool = False
+    """Compare bundle and project with the manifest, list every file that is missing, extra, cut short or altered."""
+    quick: bool = False
+    """With --verify: compare names and sizes only."""
+    pack: Path | None = None
+    """Write the bundle into numbered volumes in this folder, and the project beside them as project.zip."""
+    volume_size: str = "4GB"
+    """Size of a volume at most, as 700MB, 4GB (just under what FAT32 holds) or 25GB."""
+    unpack: Path | None = None
+    """Put the bundle together again from the volumes in this folder; repeat it when a volume was bad or missing."""
+
+
+@dataclass
 class DownloadData:
     """Speech in: read a source, keep what is good, store it in bundle/data."""
 
@@ -287,12 +322,18 @@ class OnlineSetup:
     bundle: Bundle = field(default_factory=Bundle)
     whisper: Whisper = field(default_factory=Whisper)
     data: Data = field(default_factory=Data)
+    wheels: Wheels = field(default_factory=Wheels)
+    crossing: Crossing = field(default_factory=Crossing)
 
 
 @dataclass
 class TrainOffline:
     """Fine-tune the bundle's Whisper on the bundle's speech, with no network."""
 
+    check: bool = False
+    """Only look whether this box can do it: packages, bundle, GPU, 8 bit, disk, memory and time; nothing is written."""
+    json: bool = False
+    """With --check: print the answer as JSON."""
     bundle: Bundle = field(default_factory=Bundle)
     run: Run = field(default_factory=Run)
     device: Device = field(default_factory=Device)
@@ -350,6 +391,8 @@ def problems(config: Any) -> list[str]:
     for low, high in (("min_seconds", "max_seconds"), ("min_syllables_per_second", "max_syllables_per_second")):
         if low in values and values[low] >= values[high]:
             found.append(f"{_flag(low)} must be below {_flag(high)}")
+    if values.get("json") and not values.get("check"):
+        found.append("--json goes with --check")
     if values.get("db_query") and values.get("db_table"):
         found.append("--db-query and --db-table cannot both be given")
     return found

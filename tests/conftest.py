@@ -7,12 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 # Two programs of many threads on two cores slow each other down fourfold; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What the scripts remember of verified bundles stays out of the user's own cache.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="whisper-tests-")
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_CORPUS = ROOT / "demo" / "cv-corpus-demo" / "ko"

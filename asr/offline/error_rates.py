@@ -7,6 +7,7 @@ characters (words) of all references.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 
 import datasets
@@ -76,8 +77,10 @@ def error_rates(predictions: list[str], references: list[str]) -> dict[str, floa
     Raises:
         ValueError: no reference holds any text.
     """
-    metrics = [kind(keep_in_memory=True) for kind in (CharacterErrorRate, SpacedCharacterErrorRate, WordErrorRate)]
     rates: dict[str, float] = {}
-    for metric in metrics:
-        rates |= metric.compute(predictions=predictions, references=references)
+    # `evaluate` makes a folder even for what it keeps in memory; the one in HOME may not be writable.
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in (CharacterErrorRate, SpacedCharacterErrorRate, WordErrorRate):
+            metric = kind(keep_in_memory=True, cache_dir=folder)
+            rates |= metric.compute(predictions=predictions, references=references)
     return rates

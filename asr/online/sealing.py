@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from asr.shared.bundle import seal, unseal
+from asr.shared.bundle import MANIFEST, PREVIOUS, SEAL, Bundle, seal, unseal
+from asr.shared.meter import in_bytes
 from asr.shared.processor import mel_window
-from utils import log, sha256_of, write_json
+from utils import log, sha256_of, write_atomically, write_json
 
 MODEL_REPORT, DATA_REPORT = "model.json", "data.json"
+# Some tools and file systems hold no more in one file.
+LARGEST_FILE = 2 * 1024**3
 
 
 def report_model(bundle_dir: Path, name: str, revision: str, audio_layout: str | None) -> None:
@@ -37,6 +41,11 @@ def unseal_data(bundle_dir: Path) -> None:
     (bundle_dir / "reports" / DATA_REPORT).unlink(missing_ok=True)
 
 
+def has_both_halves(bundle_dir: Path) -> bool:
+    """Has the bundle a model and data, sealed or not?"""
+    return all((bundle_dir / "reports" / name).is_file() for name in (MODEL_REPORT, DATA_REPORT))
+
+
 def seal_if_complete(bundle_dir: Path) -> None:
     """Write the manifest, or say what is still to be done."""
     reports = {name: bundle_dir / "reports" / name for name in (MODEL_REPORT, DATA_REPORT)}
@@ -53,9 +62,49 @@ def seal_if_complete(bundle_dir: Path) -> None:
     settings = {**data["settings"], "audio_layout": model["audio_layout"]}
     counts = {name: data[name] for name in ("rows_read", "rows_kept", "rows_dropped", "splits", "sources")}
     bundle = seal(bundle_dir, model["base_model"], settings, counts)
-    size = sum(entry["size"] for entry in bundle.manifest["files"].values())
-    log.info("done: %s holds %d files, %.1f MB", bundle_dir, len(bundle.manifest["files"]), size / 1e6)
+    files = bundle.manifest["files"]
+    log.info("done: %s holds %d files, %s", bundle_dir, len(files), in_bytes(_size_of(files, files)))
+    _tell_large(files)
+    _tell_changes(bundle)
     log.info("next: copy it and this project to the box, then: python train_offline.py")
+
+
+def _tell_large(files: dict[str, Any]) -> None:
+    for name, entry in files.items():
+        if entry["size"] > LARGEST_FILE:
+            log.warning("warning: %s has %s: to carry it in pieces, use --pack", name, in_bytes(entry["size"]))
+
+
+def _tell_changes(bundle: Bundle) -> None:
+    """Say what differs from the bundle as it was sealed before, and list beside it what to copy again."""
+    old, new = _previous_files(bundle.path), bundle.manifest["files"]
+    listed = bundle.path.absolute().with_name(f"{bundle.path.absolute().name}.changed.txt")
+    (bundle.path / PREVIOUS).unlink(missing_ok=True)
+    listed.unlink(missing_ok=True)
+    if old is None:
+        return
+    changed = [name for name, entry in new.items() if entry != old.get(name)]
+    size = in_bytes(_size_of(new, changed))
+    write_atomically(listed, "".join(f"{name}\n" for name in [*changed, MANIFEST, SEAL]))
+    log.info("copy again: %d of %d files, %s, and the manifest (%s names them)", len(changed), len(new), size, listed)
+    gone = sorted(old.keys() - new.keys())
+    if gone:
+        log.info("remove from the copy: %d files that are gone, the first is %s", len(gone), gone[0])
+    if changed or gone:
+        log.info("a copy of another time is compared by: python run_online_setup.py --verify (with the new manifest)")
+
+
+def _previous_files(bundle_dir: Path) -> dict[str, Any] | None:
+    try:
+        files = json.loads((bundle_dir / PREVIOUS).read_text(encoding="utf-8"))["files"]
+    # There may be none, and an old one may have been damaged: then everything counts as new.
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return files if isinstance(files, dict) else None
+
+
+def _size_of(files: dict[str, Any], names: Iterable[str]) -> int:
+    return sum(files[name]["size"] for name in names)
 
 
 def _unfit(bundle_dir: Path, made_for: dict[str, Any], store: str) -> str:

@@ -148,7 +148,7 @@ def _assign(clips: Clips, rows: np.ndarray, targets: dict[int, float], seed: int
             raise UserError(
                 "--group-column: the groups are too few or too much alike to be divided; use a finer one, or --split"
             )
-        split = _fill_up(units, targets, seed, at_least_one=units is text)
+        split = _fill_up(units, _order(units, text, seed), targets, at_least_one=units is text)
         left = _without_shared_sentences(text, split)
         enough = all(np.count_nonzero(left == wanted) >= share * len(rows) / 2 for wanted, share in targets.items())
         if enough and (left == TRAIN).any() and np.count_nonzero(left == NONE) <= MOST_LOST * len(rows):
@@ -188,30 +188,57 @@ def _components(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return connected_components(edges, directed=False)[1][a]
 
 
-def _fill_up(units: np.ndarray, targets: dict[int, float], seed: int, at_least_one: bool) -> np.ndarray:
-    """Give each unit to the held-out split that lacks most of its share, as long as it fits; the rest trains.
+def _order(units: np.ndarray, text: np.ndarray, seed: int) -> np.ndarray:
+    """Number the units (as `np.unique` lists them) in an order that `seed` fixes, by one of the sentences of each.
 
-    Units come in an order that `seed` fixes and that does not depend on the order of the rows. With `at_least_one`
-    a split for which every unit is too large gets the smallest.
+    A unit's place depends neither on the order of the rows, nor on other units, nor on what its source is called: rows
+    that come or go move few others, and a corpus is divided alike whether it comes out of a table or a database.
+    """
+    import numpy as np
+
+    keys, inverse = np.unique(units, return_inverse=True)
+    sentence = np.full(len(keys), np.iinfo(np.int64).max)
+    np.minimum.at(sentence, inverse, text)
+    # Units with the same sentence are told apart by their own keys.
+    return np.lexsort((_scattered(keys, seed), _scattered(sentence, seed)))
+
+
+def _fill_up(units: np.ndarray, order: np.ndarray, targets: dict[int, float], at_least_one: bool) -> np.ndarray:
+    """Give each unit to a held-out split as long as it fits; the rest trains.
+
+    Validation is filled from the beginning of `order` and test from its end, so that a few units more shift only the
+    places where they stop. With `at_least_one` a split for which every unit is too large gets the smallest.
     """
     import numpy as np
 
     keys, inverse, sizes = np.unique(units, return_inverse=True, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(keys))
     least = 1 if len(keys) > len(targets) else 0
-    wanted = {split: max(least, share * len(units)) for split, share in targets.items()}
     of_unit = np.full(len(keys), TRAIN, np.int8)
-    for unit in order:
-        split = max(wanted, key=lambda name: wanted[name])
-        # Half a unit too much is nearer to the share than half a unit too little.
-        if wanted[split] >= sizes[unit] / 2 and wanted[split] > 0:
-            of_unit[unit] = split
-            wanted[split] -= sizes[unit]
+    for split, share in targets.items():
+        wanted = max(least, share * len(units))
+        for unit in order if split == VALIDATION else order[::-1]:
+            if wanted <= 0:
+                break
+            # Half a unit too much is nearer to the share than half a unit too little.
+            if of_unit[unit] == TRAIN and wanted >= sizes[unit] / 2:
+                of_unit[unit] = split
+                wanted -= sizes[unit]
     for split in targets:
         left = [unit for unit in order if of_unit[unit] == TRAIN]
         if at_least_one and split not in of_unit and len(keys) > len(targets):
             of_unit[min(left, key=lambda unit: sizes[unit])] = split
     return of_unit[inverse]
+
+
+def _scattered(keys: np.ndarray, seed: int) -> np.ndarray:
+    """Return for each key a number that is spread evenly and depends on key and seed alone (splitmix64)."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        mixed = keys.astype(np.int64).view(np.uint64) + np.uint64(seed % 2**64) * np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+        return mixed ^ (mixed >> np.uint64(31))
 
 
 def _drop_shared_sentences(clips: Clips, decision: Decision) -> None:

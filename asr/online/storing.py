@@ -54,12 +54,9 @@ class SplitWriter:
         if self.file is None:
             self._next_shard()
         self._close_shard()
-        names = [f"data-{number:05d}-of-{len(self.shards):05d}.arrow" for number in range(len(self.shards))]
-        for shard, name in zip(self.shards, names, strict=True):
-            shard.rename(self.folder / name)
         DatasetInfo(features=self.columns).write_to_directory(str(self.folder))
         state: dict[str, Any] = {
-            "_data_files": [{"filename": name} for name in names],
+            "_data_files": [{"filename": shard.name} for shard in self.shards],
             "_fingerprint": self.digest.hexdigest()[:16],
             "_format_columns": None,
             "_format_kwargs": {},
@@ -87,7 +84,8 @@ class SplitWriter:
         import pyarrow as pa
 
         self._close_shard()
-        self.shards.append(self.folder / f"shard-{len(self.shards)}")
+        # Without the number of all files: more data leave the first ones as they are, and need no new copy of them.
+        self.shards.append(self.folder / f"data-{len(self.shards):05d}.arrow")
         self.file = open(self.shards[-1], "wb")  # noqa: SIM115 (stays open from one part to the next)
         self.writer = pa.ipc.new_stream(self.file, self.columns.arrow_schema)
 

@@ -12,6 +12,7 @@ from asr.online import model_hub
 from asr.online.conversion import convert
 from asr.online.inspection import complete
 from asr.online.merging import RUN, merge_run
+from asr.online.sharding import split_large_weights
 from config import Whisper
 from utils import UserError, folder_made_whole, log
 
@@ -57,6 +58,7 @@ def fetch_whisper(whisper: Whisper, target: Path, before_replacing: Callable[[],
         with folder_made_whole(target) as folder:
             fetched = _bring(whisper, target, folder)
             complete(folder)
+            split_large_weights(folder)
             before_replacing()
     except UserError as error:
         raise UserError(f"--model-name-or-path {whisper.model_name_or_path}: {error}") from None

@@ -384,6 +384,36 @@ def test_the_order_of_the_rows_does_not_matter(rows: list[Any], random: Any) -> 
     assert first.split[order].tolist() == second.split.tolist()
 
 
+@pytest.mark.parametrize("more", [1, 20, 200])
+@pytest.mark.parametrize("kind", ["speakers", "sentences", "calls"])
+def test_more_rows_move_few_of_those_that_were_there(kind: str, more: int) -> None:
+    """What moves has to be copied to the box again."""
+
+    def row(n: int) -> Any:
+        if kind == "sentences":
+            return clip(f"문장 {n}", "kim")
+        return clip(f"문장 {n}", f"s{n // 5}", group=f"call {n // 3}" if kind == "calls" else "")
+
+    rows = [row(n) for n in range(2000 + more)]
+    before, after = decided(rows[:2000]), decided(rows)
+    moved = np.count_nonzero(before.split != after.split[:2000])
+    assert moved <= 15 + more / 4
+    assert np.count_nonzero(after.split > TRAIN) == pytest.approx(0.2 * len(rows), abs=6)
+
+
+def test_more_clips_of_the_same_speakers_move_few_of_those_that_were_there() -> None:
+    rows = [clip(f"문장 {n}", f"s{n % 200}") for n in range(2200)]
+    before, after = decided(rows[:2000]), decided(rows)
+    assert np.count_nonzero(before.split != after.split[:2000]) <= 200
+
+
+@pytest.mark.parametrize("speakers", [1, 20, 200])
+def test_a_corpus_is_divided_alike_under_any_name_of_its_source(speakers: int) -> None:
+    """Out of a table or a database; the keys of speakers hold the name of the source."""
+    rows = [clip(f"{n} 번 문장", f"s{n % speakers}", source="table") for n in range(600)]
+    assert outcome(rows) == outcome([{**row, "source": "sql"} for row in rows])
+
+
 @given(OWN_SENTENCES, st.integers(0, 3))
 @REPEATABLE
 def test_small_groups_are_divided_as_wished(rows: list[Any], seed: int) -> None:

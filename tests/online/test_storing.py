@@ -86,7 +86,7 @@ def test_many_bytes_are_spread_over_several_files(tmp_path: Path, monkeypatch: p
     folder = write(tmp_path / "train", *(part(text) for text in texts))
     names = sorted(file.name for file in folder.glob("*.arrow"))
     assert len(names) > 2
-    assert names == [f"data-{number:05d}-of-{len(names):05d}.arrow" for number in range(len(names))]
+    assert names == [f"data-{number:05d}.arrow" for number in range(len(names))]
     assert load_from_disk(str(folder))["text"][:] == texts
     assert sorted(file.name for file in folder.iterdir()) == [*names, "dataset_info.json", "state.json"]
 
