@@ -1,4 +1,4 @@
-"""python train_offline.py [--config FILE.toml] [--resume] [flags]
+"""python train_offline.py [--check] [--config FILE.toml] [--resume] [flags]
 
 OFFLINE. Fine-tunes the bundle's Whisper on the bundle's speech and leaves runs/<name>/: the adapter with the best
 validation CER, config.toml, run.json, metrics.jsonl, TensorBoard events, and checkpoints for --resume.
@@ -19,6 +19,11 @@ def main(config: TrainOffline) -> None:
     from asr.shared.bundle import open_bundle
 
     limit_devices(config.device.cuda_visible_devices)
+    if config.check:
+        from asr.offline.preflight import check
+
+        check(config)
+        return
 
     bundle = open_bundle(config.bundle.bundle_dir)
     log.info("bundle: %s (every file verified)", bundle.path)

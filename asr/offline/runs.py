@@ -106,7 +106,7 @@ def start_run(config: TrainOffline, bundle: Bundle) -> Run:
         return run
     run = _new_folder(config)
     # Neither belongs to what is trained: run again, it is a run of its own.
-    write_atomically(run.path / "config.toml", to_toml(config, leave_out={"run_name", "resume"}))
+    write_atomically(run.path / "config.toml", to_toml(config, leave_out={"run_name", "resume", "check", "json"}))
     layout, reason = _layout(config.training.audio_layout, bundle)
     log.info("audio layout: %s (%s)", layout, reason)
     run.update(

@@ -34,6 +34,8 @@ def load_whisper(model_dir: Path, precision: Precision, full_weights: bool = Fal
     )
     if precision.quantization == "4bit" and precision.device == "cpu":
         _keep_trainable_on_cpu(model)
+    # Sinusoids are no weights to be trained; from_pretrained lets go of what a new model keeps frozen.
+    model.model.encoder.embed_positions.requires_grad_(False)
     # Old checkpoints force their prompt by position, which contradicts `language` and `task` in generate().
     model.generation_config.forced_decoder_ids = None
     return model if precision.quantization != "none" else model.to(precision.device)
