@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.conftest import DEMO_CORPUS, ROOT, script
 
 SHORT = ("--max-steps", 4, "--warmup-steps", 0, "--generation-max-length", 24)
 STRACE = shutil.which("strace")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CAN_UNSHARE = bool(shutil.which("unshare")) and not subprocess.run(["unshare", "-rn", "true"]).returncode
 
 
@@ -190,7 +192,7 @@ def kill_when(arguments: tuple, sign: Path) -> None:
 def test_damaged_bundle_stops_training(mini_bundle: Path, tmp_path, damage):
     bundle = tmp_path / "bundle"
     shutil.copytree(mini_bundle, bundle)
-    victim = bundle / "data" / "train" / "data-00000-of-00001.arrow"
+    victim = bundle / "data" / "train" / "data-00000.arrow"
     if damage == "flip":
         content = bytearray(victim.read_bytes())
         content[len(content) // 2] ^= 1
@@ -261,17 +263,29 @@ def test_page_transcribes(offline):
     use_page(offline, next((DEMO_CORPUS / "clips").glob("*test_0000.mp3")), ())
 
 
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_the_page_in_a_browser_asks_nobody_else(offline, tmp_path):
+    """Fonts, scripts and pictures all come from the box; the browser's own calls home do not count."""
+    log = tmp_path / "net.json"
+    quiet = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    with served_page(offline, ()) as address:
+        shown = subprocess.run(
+            [str(BROWSER), *quiet.split(), f"--user-data-dir={tmp_path / 'browser'}", f"--log-net-log={log}",
+             "--virtual-time-budget=10000", "--dump-dom", address],
+            capture_output=True, text=True, encoding="utf-8", timeout=120, check=True,
+        )  # fmt: skip
+    assert "받아쓰기" in shown.stdout
+    events = [event.get("params") or {} for event in json.loads(log.read_text(encoding="utf-8"))["events"]]
+    asked = {event["url"] for event in events if event.get("initiator", "").startswith("http://127.0.0.1")}
+    assert len(asked) > 10, "the page's scripts are seen, so the log works"
+    assert {url for url in asked if not url.startswith(address)} == set()
+
+
 def use_page(where: tuple, clip: Path, prefix: tuple[str, ...]) -> None:
     """Serve the page, read it, transcribe a clip and a bad file through it, and stop it."""
     from gradio_client import Client, handle_file
 
-    process = subprocess.Popen(
-        [*prefix, sys.executable, str(ROOT / "inference.py"), *map(str, where), "--port", "0"],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
-    )  # fmt: skip
-    try:
-        assert process.stderr is not None
-        address = next(m[0] for line in process.stderr if (m := re.search(r"http://127\.0\.0\.1:\d+", line)))
+    with served_page(where, prefix) as address:
         with urllib.request.urlopen(address) as page:
             html = page.read().decode()
         outside = set(re.findall(r'(?:src|href)="(https?://[^"]+)"', html))
@@ -282,6 +296,18 @@ def use_page(where: tuple, clip: Path, prefix: tuple[str, ...]) -> None:
         assert isinstance(base, str)
         with pytest.raises(Exception, match="cannot be read"):
             client.predict(handle_file(ROOT / "utils.py"), api_name="/transcribe")
+
+
+@contextmanager
+def served_page(where: tuple, prefix: tuple[str, ...]) -> Iterator[str]:
+    """Serve the page, give its address, and stop it."""
+    process = subprocess.Popen(
+        [*prefix, sys.executable, str(ROOT / "inference.py"), *map(str, where), "--port", "0"],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        yield next(m[0] for line in process.stderr if (m := re.search(r"http://127\.0\.0\.1:\d+", line)))
     finally:
         if prefix:
             os.killpg(process.pid, signal.SIGKILL)

@@ -18,7 +18,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CHUNK = 8
-CHUNKS_AHEAD = 4
+# Enough for the workers to go on while a part is written to the disk.
+CHUNKS_AHEAD = 16
 
 
 def map_in_order(

@@ -568,8 +568,11 @@ def test_interrupted_and_run_again_ends_bit_identical(tmp_path: Path, run: Prepa
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "bundle"}
 
 
-def test_interrupted_on_two_cores(tmp_path: Path, run: Prepare, judged: list[int]) -> None:
+def test_interrupted_on_two_cores(
+    tmp_path: Path, run: Prepare, judged: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was under way is lost, no more."""
+    monkeypatch.setattr("asr.online.workers.CHUNKS_AHEAD", 4)
     run(many_rows(150), tmp_path / "whole")
     with pytest.raises(Interrupted):
         run(failing(many_rows(150)[:140], KeyboardInterrupt()), tmp_path / "bundle", num_proc=2)
