@@ -23,6 +23,7 @@ class Meter:
         self.lively = sys.stderr.isatty()
         self.began = self.told = time.monotonic()
         self.width = 0
+        self.full = False
         self.lock = threading.Lock()
 
     def add(self, count: int) -> None:
@@ -46,7 +47,9 @@ class Meter:
         if self.lively:
             print("\r" + line.ljust(self.width), end="", file=sys.stderr, flush=True)
             self.width = len(line)
-        else:
+        elif not self.full:
+            # Where `total` was an estimate, the end may be a while after it: a log needs to hear of it once.
+            self.full = share == 1
             print(line, file=sys.stderr, flush=True)
 
 
