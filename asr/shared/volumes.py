@@ -38,8 +38,8 @@ DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A file in the archive: its content begins at `begin`."""
+class Span:
+    """A stretch of the archive, from `begin` on."""
 
     name: str
     begin: int
@@ -48,23 +48,13 @@ class Piece:
 
     @property
     def end(self) -> int:
-        """Where its content ends."""
+        """Where what follows begins."""
         return self.begin + self.size
 
 
-@dataclass(frozen=True)
-class Volume:
-    """A volume: `size` bytes of the archive, behind those of the volumes before it."""
-
-    name: str
-    begin: int
-    size: int
-    sha256: str
-
-    @property
-    def end(self) -> int:
-        """Where the next one begins."""
-        return self.begin + self.size
+# The content of a file, and what a volume holds: both are stretches of the one archive.
+Piece = Span
+Volume = Span
 
 
 @dataclass(frozen=True)
@@ -202,7 +192,7 @@ def _parse(content: dict[str, Any], digest: str) -> Index:
     names = [piece.name.casefold() for piece in pieces]
     if len(names) != len(set(names)) or not {MANIFEST, SEAL} <= set(names):
         raise ValueError("a file stands twice, or the manifest not at all")
-    spans: list[Piece | Volume] = [*pieces, *volumes]
+    spans: list[Span] = [*pieces, *volumes]
     numbers = [number for span in spans for number in (span.begin, span.size)]
     if any(type(number) is not int or number < 0 for number in numbers):
         raise ValueError("a size is no number of bytes")
