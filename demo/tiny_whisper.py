@@ -1,9 +1,9 @@
 """A tiny Whisper trained from scratch: the real architecture, a tokenizer of one token a Hangul syllable.
 
-Training has three stages. The first reads single clips in short windows, where attention forms quickly with the help
-of an auxiliary CTC loss on the encoder (dropped afterwards). The second reads full 30 s windows, padded or packed
-with several clips, some labelled with timestamps. The third mixes short windows of several lengths with full ones, so
-that the model works where the window is cut to the audio and where it is padded to 30 s.
+The first stage reads single clips in short windows, where attention forms quickly with the help of an auxiliary CTC
+loss on the encoder (dropped afterwards). Two more bring full windows of 30 s. The last four teach the model to find its
+way in windows that hold several clips, which begins with two clips in 6 s and takes the longer windows from there; some
+are labelled with timestamps, and short and padded windows come again to the end, so that none is unlearnt.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class Stage:
         steps: optimiser steps.
         peak_learning_rate: after the warm-up; it falls to a hundredth along a cosine.
         ctc_weight: weight of the auxiliary loss.
-        packed: share of full windows that hold several clips.
+        packed: share of windows that hold several clips, where they have room.
         warmup: steps over which the learning rate rises.
+        timestamps: share of windows that are labelled with times.
     """
 
     positions: tuple[int, ...]
@@ -68,13 +69,19 @@ class Stage:
     ctc_weight: float
     packed: float = 0.0
     warmup: int = 300
+    timestamps: float = 0.4
 
 
 STAGES = [
-    Stage((200,), 3200, 1800, 2e-3, 1.0),
+    Stage((200,), 3200, 1800, 2e-3, 1.0, timestamps=0.0),
     Stage((FULL_POSITIONS,), 6000, 600, 7e-4, 0.5, packed=0.7),
     Stage((125, 150, 175, 200, 250, FULL_POSITIONS), 3200, 600, 7e-4, 0.0, packed=0.2, warmup=100),
+    Stage((300, 400, 500, 750), 4500, 800, 1e-3, 0.3, packed=0.9, warmup=100),
+    Stage((200, 500, 1000, FULL_POSITIONS), 6000, 600, 8e-4, 0.2, packed=0.8, warmup=100),
+    Stage((500, 750, 1000, *[FULL_POSITIONS] * 3), 6000, 800, 1e-3, 0.2, packed=0.85, warmup=100),
+    Stage((125, 175, 250, 1000, *[FULL_POSITIONS] * 4), 6000, 700, 8e-4, 0.1, packed=0.85, warmup=40),
 ]
+TRIES = 3
 
 
 def build_tokenizer(sentences: list[str]) -> WhisperTokenizer:
@@ -180,8 +187,9 @@ class _Trainer:
         for step in range(1, stage.steps + 1):
             positions = self.rng.choice(stage.positions)
             waveforms, windows = self._windows(positions, stage)
-            with encoder_window(self.model, 2 * positions):
-                loss, ctc = self._loss(log_mel(waveforms, 2 * positions), windows)
+            bfloat16 = torch.autocast(torch.device(self.device).type, torch.bfloat16)
+            with encoder_window(self.model, 2 * positions), bfloat16:
+                loss, ctc = self._loss(log_mel(waveforms, 2 * positions), windows, stage.timestamps)
             optimizer.zero_grad(set_to_none=True)
             (loss + stage.ctc_weight * ctc).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -197,16 +205,17 @@ class _Trainer:
         return waveforms, [self._fill(waveform, stage.packed) for waveform in waveforms]
 
     def _fill(self, waveform: torch.Tensor, packed: float) -> list[Segment]:
-        """Lay clips end to end, noise over them: one in a short window, one to a window full of them in a long one."""
-        full = len(waveform) == FULL_POSITIONS * SAMPLES_PER_POSITION
-        most = self.rng.randint(2, 14) if full and self.rng.random() < packed else 1
+        """Lay clips end to end, noise over them: one, or as many as are drawn and have room."""
+        most = self.rng.randint(2, 14) if self.rng.random() < packed else 1
         begin = int(self.rng.uniform(0, 0.4) * SAMPLE_RATE)
         segments: list[Segment] = []
+        too_long = 0
         while len(segments) < most:
             samples, text = self.rng.choice(self.clips)
             end = begin + len(samples)
             if end > len(waveform):
-                if segments:
+                too_long += 1
+                if segments and too_long > TRIES:
                     break
                 continue
             waveform[begin:end] = samples * (self.rng.uniform(0.3, 1.0) / 32768)
@@ -216,8 +225,10 @@ class _Trainer:
         heard += 10 ** self.rng.uniform(-4.0, -2.6) * torch.randn_like(heard)
         return segments
 
-    def _loss(self, features: torch.Tensor, windows: list[list[Segment]]) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs, targets = self.labels.batch(windows, self.rng, self.model.config.max_source_positions)
+    def _loss(
+        self, features: torch.Tensor, windows: list[list[Segment]], timestamps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, targets = self.labels.batch(windows, self.rng, timestamps)
         encoded = self.model.model.encoder(features).last_hidden_state
         logits = self.model(encoder_outputs=(encoded,), decoder_input_ids=inputs.to(self.device)).logits
         cross_entropy = torch.nn.functional.cross_entropy(
@@ -248,10 +259,10 @@ class LabelMaker:
         self.end = tokenizer.eos_token_id
 
     def batch(
-        self, windows: list[list[Segment]], rng: random.Random, positions: int
+        self, windows: list[list[Segment]], rng: random.Random, timestamps: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return decoder inputs and targets, both (windows, tokens); padding of the targets is ignored."""
-        timestamped = [positions == FULL_POSITIONS and rng.random() < 0.4 for _ in windows]
+        timestamped = [rng.random() < timestamps for _ in windows]
         rows = [self._row(segments, times) for segments, times in zip(windows, timestamped, strict=True)]
         longest = max(map(len, rows))
         inputs = torch.full((len(rows), longest - 1), self.end)
