@@ -6,12 +6,14 @@ TOML file, and the TOML file over what stands here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 LEARNING_RATES = {"lora": 1e-3, "full": 1e-5}
+LORA_STARTS = ("true", "gaussian", "orthogonal", "olora", "pissa")
 
 
 @dataclass
@@ -195,6 +197,12 @@ class Lora:
     """Share of adapter inputs that is dropped in training."""
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     """Linear layers that get an adapter: any of q_proj k_proj v_proj out_proj fc1 fc2, or all-linear."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(r) instead of alpha / r (rsLoRA, Kalajdzievski, 2023); for high ranks."""
+    use_dora: bool = False
+    """Train the weights' magnitude beside their direction (DoRA, Liu et al., 2024): slower, better at low ranks."""
+    init_lora_weights: str = "true"
+    """How PEFT begins: true, gaussian, orthogonal, or from the base weights: olora, pissa, pissa_niter_N."""
 
 
 @dataclass
@@ -217,10 +225,15 @@ class Training:
     """packed lays a step's clips end to end in 30 s windows; trimmed cuts the window to the step's longest clip, in
     training and decoding; padded gives each clip 30 s, most of it silence (the usual recipe). auto is packed, or
     what the bundle's model was made for."""
-    gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them: less memory, about a third more time."""
+    timestamp_probability: float = 0.2
+    """Share of windows whose labels carry timestamps, so that the tuned model still tells times; 0 for none."""
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Compute activations twice instead of keeping them: less memory, about a third more time. auto is on where the
+    estimated memory is more than the device has."""
     eval_steps: int = 0
     """Measure CER on the validation split every so many steps; 0 is once an epoch."""
+    early_stopping_patience: int = 0
+    """Stop after so many evaluations in a row that did not better the CER; 0 never does."""
     save_steps: int = 0
     """Write a checkpoint every so many steps; 0 is once an epoch."""
     save_total_limit: int = 2
@@ -231,6 +244,29 @@ class Training:
     """Processes that decode audio and compute log-mel while the model trains."""
     resume: bool = False
     """Go on from the newest complete checkpoint of the run (--run-name, or the newest unfinished one)."""
+
+
+@dataclass
+class Augmentation:
+    """What is done to the training clips, drawn afresh in each epoch. Off by default."""
+
+    speed_perturb: float = 0.0
+    """Play each clip faster or slower by up to this share, as 0.1 (Ko et al., 2015)."""
+    gain_db: float = 0.0
+    """Make each clip louder or softer by up to so many dB."""
+    noise_snr_db: float | None = None
+    """Add noise to each clip, at a signal-to-noise ratio between this and 20 dB more."""
+    noise_dir: Path | None = None
+    """Folder of recordings to take the noise from, two minutes of each (16 kHz files are fastest); by default it is
+    white."""
+    telephone_probability: float = 0.0
+    """Share of clips that are heard through a telephone (300 to 3,400 Hz, 8-bit mu-law)."""
+    apply_spec_augment: bool = False
+    """Hide stretches of the spectrogram (SpecAugment, Park et al., 2019)."""
+    mask_time_prob: float = 0.05
+    """With SpecAugment: about this share of the frames is hidden, in stretches of 0.1 s, which may overlap."""
+    mask_feature_prob: float = 0.0
+    """With SpecAugment: about this share of the mel bins is hidden, in stretches of 10."""
 
 
 @dataclass
@@ -339,6 +375,7 @@ class TrainOffline:
     device: Device = field(default_factory=Device)
     lora: Lora = field(default_factory=Lora)
     training: Training = field(default_factory=Training)
+    augmentation: Augmentation = field(default_factory=Augmentation)
     decoding: Decoding = field(default_factory=Decoding)
 
 
@@ -395,6 +432,21 @@ def problems(config: Any) -> list[str]:
         found.append("--json goes with --check")
     if values.get("db_query") and values.get("db_table"):
         found.append("--db-query and --db-table cannot both be given")
+    return found + _idle_augmentation(values)
+
+
+def _idle_augmentation(values: dict[str, Any]) -> list[str]:
+    """Return what is given of augmentation and would do nothing."""
+    if "noise_dir" not in values:
+        return []
+    found, plain = [], Augmentation()
+    if values["noise_dir"] is not None and values["noise_snr_db"] is None:
+        found.append("--noise-dir needs --noise-snr-db, which says how loud the noise is, as --noise-snr-db 5")
+    masks = [name for name in ("mask_time_prob", "mask_feature_prob") if values[name] != getattr(plain, name)]
+    if masks and not values["apply_spec_augment"]:
+        found.append(f"{_flag(masks[0])} hides nothing without --apply-spec-augment")
+    if values["apply_spec_augment"] and not values["mask_time_prob"] and not values["mask_feature_prob"]:
+        found.append("--apply-spec-augment hides nothing while --mask-time-prob and --mask-feature-prob are both 0")
     return found
 
 
@@ -467,12 +519,24 @@ RULES = {
     "lora_r": _at_least(1),
     "lora_alpha": _at_least(1),
     "lora_dropout": _within(0, 0.99),
+    "init_lora_weights": (
+        (lambda value: value in LORA_STARTS or value.removeprefix("pissa_niter_").isdecimal()),
+        "it must be true, gaussian, orthogonal, olora, pissa or pissa_niter_N",
+    ),
     "target_modules": (bool, "it must name at least one layer"),
     "per_device_train_batch_size": _at_least(1),
     "per_device_eval_batch_size": _at_least(1),
     "gradient_accumulation_steps": _at_least(1),
-    "learning_rate": ((lambda value: value > 0), "it must be above 0"),
-    "num_train_epochs": ((lambda value: value > 0), "it must be above 0"),
+    "timestamp_probability": _within(0, 1),
+    "early_stopping_patience": _at_least(0),
+    "speed_perturb": _within(0, 0.5),
+    "gain_db": _within(0, 40),
+    "noise_snr_db": _within(-20, 60),
+    "telephone_probability": _within(0, 1),
+    "mask_time_prob": _within(0, 0.9),
+    "mask_feature_prob": _within(0, 0.9),
+    "learning_rate": ((lambda value: 0 < value < math.inf), "it must be a number above 0"),
+    "num_train_epochs": ((lambda value: 0 < value < math.inf), "it must be a number above 0"),
     "max_steps": ((lambda value: value == -1 or value > 0), "it must be above 0, or -1 for no limit"),
     "warmup_steps": _at_least(0),
     "eval_steps": _at_least(0),

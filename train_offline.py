@@ -2,11 +2,16 @@
 
 OFFLINE. Fine-tunes the bundle's Whisper on the bundle's speech and leaves runs/<name>/: the adapter with the best
 validation CER, config.toml, run.json, metrics.jsonl, TensorBoard events, and checkpoints for --resume.
+`torchrun --nproc-per-node N train_offline.py [flags]` trains on N GPUs, and so does `accelerate launch`.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import utils
+from asr.offline.ranks import Ranks, forget_others, launched, one_voice, together
+from asr.shared.bundle import Bundle, open_bundle, read_manifest
 from asr.shared.cli import run_script
 from config import TrainOffline
 from utils import log
@@ -15,54 +20,70 @@ from utils import log
 def main(config: TrainOffline) -> None:
     """Bundle in, runs/<name> out."""
     utils.go_offline()
-    from asr.offline.precision import choose_precision, limit_devices
-    from asr.shared.bundle import open_bundle
+    from asr.offline.precision import limit_devices
 
     limit_devices(config.device.cuda_visible_devices)
     if config.check:
         from asr.offline.preflight import check
 
-        check(config)
+        if launched().is_main:
+            forget_others()
+            check(config)
         return
+    with together() as ranks:
+        fine_tune(config, ranks)
 
-    bundle = open_bundle(config.bundle.bundle_dir)
+
+def fine_tune(config: TrainOffline, ranks: Ranks) -> None:
+    """Train on as many processes as there are; the first one writes the run's folder."""
+    from asr.offline.runs import Run, finish_run, start_run
+
+    bundle = open_everywhere(config.bundle.bundle_dir, ranks)
     log.info("bundle: %s (every file verified)", bundle.path)
-
-    from asr.offline.runs import finish_run, start_run
-
-    run = start_run(config, bundle)
+    run = Run(Path(ranks.first(lambda: str(start_run(config, bundle, ranks.world).path))))
+    if not run.record:
+        raise utils.UserError(f"--output-dir: {run.path} must lie on a disk that all machines of the job share")
     if run.finished:
         log.info("already finished: best validation CER %s", run.record["results"].get("best_validation_cer"))
         return
 
+    from asr.offline.card import write_card
+    from asr.offline.curves import draw_curves
+    from asr.offline.precision import choose_precision
+    from asr.offline.screen import tell, tell_end
     from asr.offline.trainer import build_trainer, train
 
     precision = choose_precision(config.device, config.lora.method)
-    run.update(precision=precision.describe())
-    trainer = build_trainer(config, bundle, run, precision)
-    tell(config, bundle.manifest["data"]["splits"], trainer)
-    results = train(trainer, run, bundle.base_name)
+    if ranks.is_main:
+        run.update(precision=precision.describe())
+    trainer = build_trainer(config, bundle, run, precision, ranks)
+    if ranks.is_main:
+        tell(config, bundle, run, trainer)
+    try:
+        results = train(trainer, run, bundle.base_name)
+    finally:
+        if ranks.is_main:
+            draw_curves(run)
+    if ranks.is_main:
+        write_card(run, bundle, results)
+        finish_run(run, results)
+        tell_end(run, results)
 
-    finish_run(run, results)
-    log.info("done in %.0f s: %s", results["seconds"], run.weights_dir)
-    log.info("next: python evaluate_model.py")
 
+def open_everywhere(path: Path, ranks: Ranks) -> Bundle:
+    """Verify the bundle, once on each machine, and return it.
 
-def tell(config: TrainOffline, splits: dict, trainer) -> None:
-    """Show what is about to happen."""
-    from asr.offline.whisper import count_parameters
-
-    training, method = config.training, config.lora.method
-    trained, total = count_parameters(trainer.model)
-    train, validation = splits["train"], splits["validation"]
-    batch = f"{training.per_device_train_batch_size} x {training.gradient_accumulation_steps}"
-    share = 100 * trained / total
-    log.info(
-        "data: %d training clips, %.2f h; %d validation clips", train["clips"], train["hours"], validation["clips"]
-    )
-    log.info("method: %s, %s of %s parameters train (%.2f %%)", method, f"{trained:,}", f"{total:,}", share)
-    log.info("steps: batch %s, peak learning rate %g", batch, trainer.args.learning_rate)
+    Raises:
+        UserError: there is none, or not the same on all machines.
+        BundleError: it is damaged.
+    """
+    ranks.first(lambda: open_bundle(path).manifest_sha256, each_machine=True)
+    bundle = read_manifest(path)
+    if ranks.first(lambda: bundle.manifest_sha256) != bundle.manifest_sha256:
+        raise utils.UserError(f"--bundle-dir {path}: another machine of this job has another bundle there")
+    return bundle
 
 
 if __name__ == "__main__":
-    run_script(main, TrainOffline, __doc__)
+    with one_voice():
+        run_script(main, TrainOffline, __doc__)

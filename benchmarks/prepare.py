@@ -11,30 +11,26 @@ import argparse
 import csv
 import io
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-MODEL = ROOT / "demo" / "tiny-whisper-ko"
+from benchmarks.measuring import DEMO_CORPUS, DEMO_MODEL, ROOT, Usage, machine, measure, size_of
+
 SPLITS = {"train": 0.8, "dev": 0.1, "test": 0.1}
 RATE = 48_000
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One recipe's whole work: seconds of wall-clock time, bytes on the disk, peak memory of all its processes."""
+    """One recipe's whole work, and the bytes that it left on the disk."""
 
     name: str
-    seconds: float
+    usage: Usage
     size: int
-    memory: int
 
 
 def main() -> None:
@@ -56,7 +52,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[2])
-    parser.add_argument("--speech", type=Path, default=ROOT / "demo/cv-corpus-demo/ko/clips", help="any audio files")
+    parser.add_argument("--speech", type=Path, default=DEMO_CORPUS / "clips", help="any audio files")
     parser.add_argument("--clips", type=int, default=600, help="how many clips are made of them")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
@@ -118,20 +114,18 @@ def cut(speech: Path, samples: int) -> Iterator:
 def plain(release: Path, out: Path, num_proc: int) -> Measured:
     """Run the plain recipe in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.prepare", "--plain", str(release), str(out), str(num_proc)]
-    seconds, memory = measure(command)
-    return Measured(f"plain recipe, num_proc={num_proc}", seconds, size_of(out), memory)
+    return Measured(f"plain recipe, num_proc={num_proc}", measure(command), size_of(out))
 
 
 def ours(release: Path, bundle: Path, store: str) -> Measured:
     """Run download_data.py."""
-    model = [sys.executable, str(ROOT / "download_model.py"), "--model-name-or-path", str(MODEL)]
+    model = [sys.executable, str(ROOT / "download_model.py"), "--model-name-or-path", str(DEMO_MODEL)]
     subprocess.run([*model, "--bundle-dir", str(bundle)], check=True, capture_output=True)
     command = [sys.executable, str(ROOT / "download_data.py"), "--common-voice", str(release)]
     # Repeats of the joined speech, and what a clip says, are of no interest here: every clip is to be stored.
     command += ["--bundle-dir", str(bundle), "--store", store, "--strict"]
     command += ["--min-syllables-per-second", "0", "--max-clipped", "1"]
-    seconds, memory = measure(command)
-    return Measured(f"download_data.py, store={store}", seconds, size_of(bundle / "data"), memory)
+    return Measured(f"download_data.py, store={store}", measure(command), size_of(bundle / "data"))
 
 
 def plain_recipe(release: Path, out: Path, num_proc: int) -> None:
@@ -141,8 +135,8 @@ def plain_recipe(release: Path, out: Path, num_proc: int) -> None:
     from datasets import Dataset, DatasetDict
     from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
-    extractor = WhisperFeatureExtractor.from_pretrained(MODEL)
-    tokenizer = WhisperTokenizer.from_pretrained(MODEL, language="korean", task="transcribe")
+    extractor = WhisperFeatureExtractor.from_pretrained(DEMO_MODEL)
+    tokenizer = WhisperTokenizer.from_pretrained(DEMO_MODEL, language="korean", task="transcribe")
 
     def prepare_dataset(batch: dict) -> dict:
         audio, rate = soundfile.read(batch["path"], dtype="float32")
@@ -158,44 +152,6 @@ def plain_recipe(release: Path, out: Path, num_proc: int) -> None:
         paths = [str(release / "clips" / row["path"]) for row in rows]
         splits[name] = Dataset.from_dict({"path": paths, "sentence": [row["sentence"] for row in rows]})
     DatasetDict(splits).map(prepare_dataset, num_proc=num_proc if num_proc > 1 else None).save_to_disk(str(out))
-
-
-def measure(command: list[str]) -> tuple[float, int]:
-    """Return the seconds that a command takes, and the most memory that it and its children hold at a time."""
-    import psutil
-
-    with tempfile.TemporaryDirectory() as cache:
-        began = time.monotonic()
-        # A cache of its own, so that nothing of an earlier run helps.
-        running = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "HF_HOME": cache}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        peak = [0]
-
-        def watch() -> None:
-            process = psutil.Process(running.pid)
-            while running.poll() is None:
-                held = 0
-                for one in [process, *process.children(recursive=True)]:
-                    try:
-                        held += one.memory_full_info().pss
-                    except (psutil.Error, AttributeError):
-                        continue
-                peak[0] = max(peak[0], held)
-                time.sleep(0.1)
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        _, errors = running.communicate()
-        watcher.join()
-        if running.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{errors.decode()}")
-        return time.monotonic() - began, peak[0]
-
-
-def size_of(folder: Path) -> int:
-    """Return the bytes of a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def check_same(plain_out: Path, our_data: Path) -> None:
@@ -215,15 +171,16 @@ def as_table(runs: list[Measured], clips: int, seconds: float, speech: str) -> s
     plain_run = [run for run in runs if run.name.startswith("plain")][-1]
     lines = [
         f"{clips} clips of {seconds:g} s ({speech}, mp3 at {RATE // 1000} kHz), whole processes, same text and labels",
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {time.strftime('%F')}",
+        machine(),
         "",
         "| | seconds | clips/s | ratio | bytes a clip | ratio | peak memory |",
         "|---|---|---|---|---|---|---|",
     ]
     for run in runs:
+        seconds, ratio = run.usage.seconds, plain_run.usage.seconds / run.usage.seconds
         lines.append(
-            f"| {run.name} | {run.seconds:.1f} | {clips / run.seconds:.1f} | {plain_run.seconds / run.seconds:.1f} "
-            f"| {run.size / clips:,.0f} | 1/{plain_run.size / run.size:.1f} | {run.memory / 1e6:,.0f} MB |"
+            f"| {run.name} | {seconds:.1f} | {clips / seconds:.1f} | {ratio:.1f} "
+            f"| {run.size / clips:,.0f} | 1/{plain_run.size / run.size:.1f} | {run.usage.memory / 1e6:,.0f} MB |"
         )
     return "\n".join(lines) + "\n"
 

@@ -168,7 +168,8 @@ def check_training(box: Box) -> Check:
         PASS,
         f"{config.lora.method}: {made.trained:,} of {made.parameters:,} parameters "
         f"({100 * made.trained / made.parameters:.2f} %); "
-        f"{made.steps:,} steps, {made.steps_per_epoch:,} an epoch; {made.windows:.1f} {made.layout} windows a step",
+        f"{made.steps:,} steps, {made.steps_per_epoch:,} an epoch; {made.windows:.1f} {made.layout} windows a step, "
+        f"of which {100 * made.sampler.silent_share:.0f} % is silence",
     )
 
 
@@ -206,10 +207,12 @@ def check_memory(box: Box) -> Check:
         "peak_memory_bytes": found.peak_bytes,
         "peak_allocated_bytes": found.measured and found.measured.allocated_bytes,
         "peak_measured": found.measured is not None,
+        "gradient_checkpointing": found.checkpointing,
         "usable_memory_bytes": limit,
         "alternatives": [asdict(option) for option in found.options],
     }
     told = f"{in_bytes(found.peak_bytes)} of {in_bytes(limit)} at the longest clips"
+    told += ", with gradient checkpointing" if found.checkpointing else ""
     if found.fits:
         return Check("memory", PASS, told)
     if found.measured is None:

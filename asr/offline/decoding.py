@@ -11,6 +11,8 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+from asr.offline.hardware import is_out_of_memory
+from asr.offline.parts import free_memory
 from asr.offline.precision import Precision
 from asr.offline.windows import encoder_window
 from asr.shared.audio import SAMPLE_RATE
@@ -19,8 +21,18 @@ from asr.shared.features import LogMel
 from asr.shared.progress import progress_bar
 from asr.shared.text import clean_text
 from config import Decoding
+from utils import log
 
 CUT_SEARCH_S = 5.0
+
+
+class Stopped(Exception):
+    """Decoding was asked to stop."""
+
+
+def never() -> bool:
+    """Do not stop."""
+    return False
 
 
 class Transcriber:
@@ -47,6 +59,7 @@ class Transcriber:
         self.precision = precision
         self.decoding = decoding
         self.trimmed = trimmed
+        self.most_clips = decoding.per_device_eval_batch_size
         config = model.config
         self.log_mel = LogMel(config.num_mel_bins, 2 * config.max_source_positions)
         prompt = len(self.tokenizer.prefix_tokens)
@@ -71,28 +84,53 @@ class Transcriber:
             joined[i].append(text)
         return [" ".join(filter(None, parts)) for parts in joined]
 
-    def transcribe_clips(self, rows: Dataset, progress: str = "") -> list[str]:
-        """Return the text of each clip of the bundle, in the given order; each is opened when its turn comes."""
-        samples = [round(seconds * SAMPLE_RATE) for seconds in rows["duration_s"]]
-        return self._decode_all(samples, lambda i: spectrum_of(rows[i], self.log_mel), progress)
+    def transcribe_clips(self, rows: Dataset, progress: str = "", stop: Callable[[], bool] = never) -> list[str]:
+        """Return the text of each clip of the bundle, in the given order; each is opened when its turn comes.
 
-    def _decode_all(self, samples: list[int], spectrum: Callable[[int], torch.Tensor], progress: str) -> list[str]:
+        Raises:
+            Stopped: `stop`, which is asked before each batch, said so.
+        """
+        samples = [round(seconds * SAMPLE_RATE) for seconds in rows["duration_s"]]
+        return self._decode_all(samples, lambda i: spectrum_of(rows[i], self.log_mel), progress, stop)
+
+    def _decode_all(
+        self,
+        samples: list[int],
+        spectrum: Callable[[int], torch.Tensor],
+        progress: str,
+        stop: Callable[[], bool] = never,
+    ) -> list[str]:
         """Decode pieces of similar length together, so that a batch is done when its longest is."""
         order = sorted(range(len(samples)), key=lambda p: -samples[p])
         size = self.decoding.per_device_eval_batch_size
         texts = [""] * len(samples)
         bar = progress_bar(total=len(samples), desc=progress, unit="clip", disable=not progress, leave=False)
-        with _evaluating(self.model, self.precision):
+        with bar, _evaluating(self.model, self.precision):
             for start in range(0, len(order), size):
+                if stop():
+                    raise Stopped
                 batch = order[start : start + size]
                 frames = self.log_mel.frames_for(samples[batch[0]]) if self.trimmed else self.log_mel.window_frames
                 for p, text in zip(batch, self._decode([spectrum(p) for p in batch], frames), strict=True):
                     texts[p] = text
                 bar.update(len(batch))
-        bar.close()
         return texts
 
     def _decode(self, spectra: list[torch.Tensor], frames: int) -> list[str]:
+        """Write down what is heard; where the memory does not hold all of it, one half after the other."""
+        half = -(-len(spectra) // 2)
+        if len(spectra) <= self.most_clips:
+            try:
+                return self._generate(spectra, frames)
+            except (RuntimeError, MemoryError) as error:
+                if len(spectra) == 1 or not is_out_of_memory(error):
+                    raise
+            free_memory()
+            self.most_clips = half
+            log.warning("out of memory: from now on no more than --per-device-eval-batch-size %d is decoded", half)
+        return self._decode(spectra[:half], frames) + self._decode(spectra[half:], frames)
+
+    def _generate(self, spectra: list[torch.Tensor], frames: int) -> list[str]:
         features = torch.stack([self.log_mel.window(spectrum, frames) for spectrum in spectra])
         features = features.to(self.precision.device, self.precision.compute_dtype)
         with encoder_window(self.model, frames):

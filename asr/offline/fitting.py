@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import psutil  # type: ignore[import-untyped]
 from transformers import WhisperConfig
 
-from asr.offline.estimate import Plan, parameters_of, plan
-from asr.offline.footprint import Option, Variant, options_that_fit, variants
+from asr.offline.estimate import ROOMY, Plan, parameters_of, plan
+from asr.offline.footprint import Load, Option, Variant, options_that_fit, variants
 from asr.offline.hardware import is_out_of_memory
 from asr.offline.measuring import Measured, layout_of, measure
 from asr.offline.precision import Precision, choose_precision
@@ -29,12 +29,14 @@ class Fit:
         peak_bytes: needed at the highest point; measured, or computed where no measuring could be.
         limit_bytes: what may be used.
         measured: what the steps took; None where they ran out of memory, or were not tried.
+        checkpointing: whether activations are computed twice.
         options: settings that would do where these do not, those that change least first.
     """
 
     peak_bytes: int
     limit_bytes: int
     measured: Measured | None
+    checkpointing: bool = False
     options: list[Option] = field(default_factory=list)
 
     @property
@@ -48,6 +50,7 @@ class Trial:
     """A training that is tried out.
 
     Attributes:
+        limit_bytes: what may be used.
         base_bytes: what the process held before there was a model; 0 on a GPU, where only tensors are counted.
     """
 
@@ -55,12 +58,26 @@ class Trial:
     bundle: Bundle
     precision: Precision
     plan: Plan
+    limit_bytes: int
     base_bytes: int
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether this training computes activations twice."""
+        told = self.config.training.gradient_checkpointing
+        plain = self.plan.load(self.config, self.precision, checkpointing=False)
+        return plain.peak(self.base_bytes) > ROOMY * self.limit_bytes if told == "auto" else told == "on"
+
+    @property
+    def load(self) -> Load:
+        """What its largest step asks of the memory."""
+        return self.plan.load(self.config, self.precision, self.checkpointing)
 
     def measure(self, seconds: float, decode: bool) -> Measured | None:
         """Return what a few steps take, or None where the memory does not do."""
+        decided = Variant({"gradient_checkpointing": "on" if self.checkpointing else "off"}).of(self.config)
         try:
-            return measure(self.config, self.bundle, self.precision, self.plan, seconds, decode)
+            return measure(decided, self.bundle, self.precision, self.plan, seconds, decode)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -77,7 +94,7 @@ class Trial:
 
     def peak_of(self, variant: Variant, measured: int | None) -> int:
         """Compute what a variant needs, from what these settings were found to need if that is known."""
-        mine = self.plan.load(self.config, self.precision)
+        mine = self.load
         if variant.size:
             shape = self.plan.shape.resized(variant.size)
             model = WhisperConfig.from_pretrained(self.bundle.model_dir, local_files_only=True)
@@ -94,8 +111,7 @@ class Trial:
             )
             theirs = replace(mine, shape=shape, trained=parameters_of(model, self.config.lora)[0])
         else:
-            other = self.varied(variant)
-            theirs = other.plan.load(other.config, other.precision)
+            theirs = self.varied(variant).load
         base = self.base_bytes
         return theirs.peak(base) if measured is None else theirs.peak_from(measured, mine, base)
 
@@ -117,12 +133,12 @@ def fit(
     """
     on_gpu = precision.device == "cuda"
     base = 0 if on_gpu else psutil.Process().memory_info().rss
-    trial = Trial(config, bundle, precision, plan, base)
-    computed = plan.load(config, precision).peak(base)
+    trial = Trial(config, bundle, precision, plan, limit, base)
+    computed = trial.load.peak(base)
     hopeless = not on_gpu and computed > HOPELESS * limit
     measured = None if hopeless else trial.measure(seconds, decode=True)
     peak = measured.peak_bytes if measured else max(computed, limit)
-    found = Fit(peak, limit, measured)
+    found = Fit(peak, limit, measured, trial.checkpointing)
     if found.fits:
         return found
 
@@ -130,6 +146,9 @@ def fit(
         if variant.size or not on_gpu:
             return Option(variant.flags, trial.peak_of(variant, measured.peak_bytes if measured else None), False)
         other = trial.varied(variant)
+        # Packed clips of a smaller batch may fill as many windows.
+        if replace(other.load, tokens=0) == replace(trial.load, tokens=0):
+            return None
         tried = other.measure(seconds=0, decode=False)
         return Option(variant.flags, tried.peak_bytes, True, tried.pace * other.plan.steps) if tried else None
 

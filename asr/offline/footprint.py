@@ -146,10 +146,7 @@ class Variant:
         """The variant as one writes it on the command line."""
         if self.size:
             return f"run_online_setup.py --model-name-or-path openai/whisper-{self.size}"
-        return " ".join(
-            f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
-            for name, value in self.changes.items()
-        )
+        return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in self.changes.items())
 
     def of(self, config: TrainOffline) -> TrainOffline:
         """Return `config` with the changes made."""
@@ -190,7 +187,7 @@ def variants(config: TrainOffline, quantization: str, layout: str, shape: Shape)
         if batch % by == 0
     ]
     least = smaller[-1] if smaller else {}
-    twice: dict[str, Any] = {} if training.gradient_checkpointing else {"gradient_checkpointing": True}
+    twice = {} if training.gradient_checkpointing == "on" else {"gradient_checkpointing": "on"}
     fewer_bits = [] if full else [bits for bits in ("8bit", "4bit") if _shorter(bits, quantization)]
     yield from map(Variant, smaller)
     if twice:

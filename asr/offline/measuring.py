@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from transformers.trainer_utils import SaveStrategy
 
 from asr.offline.estimate import Plan
 from asr.offline.hardware import forget_peak, peak_memory
+from asr.offline.parts import Whole
 from asr.offline.precision import Precision
 from asr.offline.runs import Run, start_run
+from asr.offline.sampling import Window
 from asr.offline.trainer import WhisperTrainer, build_trainer
 from asr.shared.bundle import Bundle
 from asr.shared.progress import progress_bar
@@ -83,39 +86,30 @@ def measure(
     """
     forget_peak(precision.device)
     with passing_run(config, bundle) as run:
-        trainer = build_trainer(_short(config, plan), bundle, run, precision)
-        few = trainer.args.gradient_accumulation_steps
-        worst = plan.clips.worst_batch(plan.batch)
-        usual = plan.clips.random_batches(plan.batch, config.run.seed)
-        usual = [usual[i % len(usual)] for i in range(few * TYPICAL_STEPS)]
-        pace = _run_steps(trainer, [worst] * (few * WORST_STEPS) + usual, seconds)
+        trainer = build_trainer(_short(config), bundle, run, precision)
+        # From the second batch on, gradients are kept beside the activations: no further one adds anything.
+        few = trainer.args.gradient_accumulation_steps = min(2, plan.sampler.accumulation)
+        trainer.parts = Whole(len(plan.largest), few)
+        usual = list(islice(cycle(plan.sampler.epoch.batches), few * TYPICAL_STEPS))
+        pace = _run_steps(trainer, [plan.largest] * (few * WORST_STEPS) + usual, seconds)
         clip_seconds = _decoding_pace(trainer, config) if decode and trainer.eval_dataset is not None else 0.0
 
     done = usual[: few * (len(pace.ends) - WORST_STEPS)]
-    frames = sum(windows * length for windows, length, _ in (plan.clips.windows(b, plan.layout) for b in done))
+    frames = sum(windows * length for windows, length, _ in map(plan.sampler.shape_of, done))
     took = pace.ends[-1] - pace.ends[WORST_STEPS - 1]
-    to_load = _loading_pace(trainer, plan.batch, config.training.dataloader_num_workers)
+    to_load = _loading_pace(trainer, usual[-1], config.training.dataloader_num_workers)
     return Measured(
         peak_bytes=peak_memory(precision.device),
         allocated_bytes=torch.cuda.max_memory_allocated() if precision.device == "cuda" else None,
         step_seconds=took / frames * plan.step_frames,
-        loader_seconds=config.training.gradient_accumulation_steps * to_load,
+        loader_seconds=plan.sampler.accumulation * to_load,
         clip_seconds=clip_seconds,
     )
 
 
-def _short(config: TrainOffline, plan: Plan) -> TrainOffline:
+def _short(config: TrainOffline) -> TrainOffline:
     """Return `config` for a single pass over chosen batches."""
-    # From the second batch on, gradients are kept beside the activations: no further one adds anything.
-    few = min(2, config.training.gradient_accumulation_steps)
-    training = replace(
-        config.training,
-        per_device_train_batch_size=plan.batch,
-        gradient_accumulation_steps=few,
-        num_train_epochs=1,
-        max_steps=-1,
-    )
-    return replace(config, training=training)
+    return replace(config, training=replace(config.training, num_train_epochs=1, max_steps=-1))
 
 
 class _Pace(TrainerCallback):
@@ -135,7 +129,7 @@ class _Pace(TrainerCallback):
         control.should_training_stop = control.should_training_stop or enough
 
 
-def _run_steps(trainer: WhisperTrainer, batches: list[list[int]], seconds: float) -> _Pace:
+def _run_steps(trainer: WhisperTrainer, batches: list[list[Window]], seconds: float) -> _Pace:
     """Let the trainer itself run the steps of these batches, with nothing saved, logged or evaluated."""
     steps = len(batches) // trainer.args.gradient_accumulation_steps
     pace = _Pace(steps, seconds)
@@ -143,8 +137,7 @@ def _run_steps(trainer: WhisperTrainer, batches: list[list[int]], seconds: float
     trainer.callback_handler.callbacks = [*flow, pace]
     trainer.args.save_strategy = SaveStrategy.NO
     trainer.args.logging_steps = 10 * steps
-    trainer.args.train_sampling_strategy = "sequential"
-    trainer.train_dataset = trainer.train_dataset.select([i for batch in batches for i in batch])
+    trainer.sampler.choose(batches)
     try:
         trainer.train()
     finally:
@@ -152,17 +145,15 @@ def _run_steps(trainer: WhisperTrainer, batches: list[list[int]], seconds: float
     return pace
 
 
-def _loading_pace(trainer: WhisperTrainer, batch: int, workers: int) -> float:
+def _loading_pace(trainer: WhisperTrainer, batch: list[Window], workers: int) -> float:
     """Return the seconds in which the loading processes have a batch ready; 0 where the step itself loads."""
     if not workers:
         return 0.0
-    count = len(trainer.train_dataset)
-    rows = [trainer.train_dataset[i] for i in range(count - batch, count)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         began = time.monotonic()
-        trainer.data_collator(rows)
+        trainer.data_collator([trainer.train_dataset[window] for window in batch])
         return (time.monotonic() - began) / workers
     finally:
         torch.set_num_threads(threads)

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from asr.offline.ranks import launched
 from config import Device
 from utils import UserError, log
 
@@ -58,9 +59,10 @@ def choose_precision(device: Device, method: str = "lora") -> Precision:
     import torch
 
     cuda = torch.cuda.is_available()
-    visible = f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
-    log.info("device: %s (%s)", torch.cuda.get_device_name(0) if cuda else "CPU, no CUDA device is visible", visible)
-    if not cuda and torch.version.cuda and os.environ.get("CUDA_VISIBLE_DEVICES"):
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    told = "CUDA_VISIBLE_DEVICES unset" if visible is None else f"CUDA_VISIBLE_DEVICES={visible}"
+    log.info("device: %s (%s)", torch.cuda.get_device_name(0) if cuda else "CPU, no CUDA device is visible", told)
+    if not cuda and torch.version.cuda and visible != "":
         log.warning("warning: this torch is built for CUDA %s, but finds no GPU: see nvidia-smi", torch.version.cuda)
     wished = device.quantization
     quantization, reason = _auto_quantization(cuda, method) if wished == "auto" else (wished, "as set")
@@ -71,15 +73,19 @@ def choose_precision(device: Device, method: str = "lora") -> Precision:
 
 
 def limit_devices(wanted: str) -> None:
-    """Apply `cuda_visible_devices`; a scheduler's assignment outranks the default.
+    """Apply `cuda_visible_devices`; what a scheduler or a launcher of several processes assigned outranks the default.
 
     Call it before the first import of transformers or peft: they import bitsandbytes, which starts CUDA.
 
     Raises:
         UserError: not a list of devices.
     """
-    assigned = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if assigned is not None and wanted == DEFAULT_DEVICES:
+    # `accelerate launch --cpu` says so, and Trainer would follow it alone.
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"):
+        wanted = ""
+    # A launcher gives each process the GPU of its own number, so that each must see them all.
+    assigned = os.environ.get("CUDA_VISIBLE_DEVICES") is not None or launched().world > 1
+    if assigned and wanted == DEFAULT_DEVICES:
         return
     if wanted and not all(
         part.strip().isalnum() or part.strip().startswith(("GPU-", "MIG-")) for part in wanted.split(",")

@@ -19,9 +19,11 @@ from asr.shared.cli import settings_of, to_toml
 from config import TrainOffline, UseRun
 from utils import UserError, log, recover_folder, write_atomically, write_json
 
-# What a resumed run may change: where things lie and how often they are told, not what is computed.
+# What a resumed run may change: where things lie, how often they are told and when it ends early, not what a step
+# computes. Checkpointed activations are computed again from the same numbers.
 MAY_CHANGE = {"bundle_dir", "output_dir", "run_name", "resume", "cuda_visible_devices", "save_steps", "logging_steps"}
 MAY_CHANGE |= {"save_total_limit", "dataloader_num_workers", "per_device_eval_batch_size"}
+MAY_CHANGE |= {"gradient_checkpointing", "early_stopping_patience"}
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "evaluate", "jiwer")
 
 
@@ -91,16 +93,21 @@ def model_fingerprint(bundle: Bundle) -> dict[str, str]:
     return {name: entry["sha256"] for name, entry in files if name.endswith(".safetensors")}
 
 
-def start_run(config: TrainOffline, bundle: Bundle) -> Run:
+def start_run(config: TrainOffline, bundle: Bundle, processes: int = 1) -> Run:
     """Open the run that `config` names: a new folder, or with `resume` the one to go on with.
 
+    Args:
+        config: of the training.
+        bundle: opened.
+        processes: that train together.
+
     Raises:
-        UserError: the name is taken, or what would be resumed was made with other settings or data.
+        UserError: the name is taken, or what would be resumed was made with other settings, data or processes.
     """
     settings = settings_of(config)
     run = _to_resume(config) if config.training.resume else None
     if run is not None:
-        _check_same(run, settings, bundle)
+        _check_same(run, settings, bundle, processes)
         recover_folder(run.weights_dir)
         log.info("run: %s (resumed)", run.path)
         return run
@@ -115,6 +122,7 @@ def start_run(config: TrainOffline, bundle: Bundle) -> Run:
         started=_now(),
         arguments=sys.argv[1:],
         settings=settings,
+        processes=processes,
         bundle_sha256=bundle.manifest_sha256,
         base_model=bundle.base_name,
         base_model_sha256=model_fingerprint(bundle),
@@ -202,10 +210,16 @@ def _to_resume(config: TrainOffline) -> Run | None:
     return max(begun, key=lambda run: run.record["started"])
 
 
-def _check_same(run: Run, settings: dict[str, Any], bundle: Bundle) -> None:
+def _check_same(run: Run, settings: dict[str, Any], bundle: Bundle, processes: int) -> None:
     old = run.record
     if old["bundle_sha256"] != bundle.manifest_sha256:
         raise UserError(f"{run.path} was trained on another bundle than {bundle.path}: start a new run")
+    # A step has the clips of all of them, and each draws random numbers of its own.
+    if old.get("processes", 1) != processes:
+        raise UserError(
+            f"{run.path} was started with {old.get('processes', 1)} processes (now {processes}): start as many, as by "
+            "torchrun --nproc-per-node, or start a new run"
+        )
     before = old["settings"]
     changed = [name for name, value in settings.items() if name not in MAY_CHANGE and before.get(name, value) != value]
     if changed:

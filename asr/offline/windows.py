@@ -1,4 +1,4 @@
-"""Windows: how a step's clips meet the 30 s that Whisper's encoder reads.
+"""Windows: how clips meet the 30 s that Whisper's encoder reads.
 
 `packed` lays clips end to end, as distil-whisper's training does (Gandhi et al., 2023): the encoder sees windows as
 full as those it was pre-trained on, and computes little silence. `trimmed` gives each clip a window of its own and
@@ -11,89 +11,101 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers import WhisperTokenizer
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from asr.offline.augmentation import Augmenter
+from asr.offline.layouts import GAP_FRAMES, frames_of
+from asr.offline.sampling import Heard, Window, fitted_frames
+from asr.shared.audio import load_audio
 from asr.shared.clips import samples_of, spectrum_of
 from asr.shared.features import HOP_LENGTH, SILENCE, LogMel
 from asr.shared.processor import label_ids
+from utils import log
 
 IGNORE = -100
-GAP_FRAMES = 20
 
 
-def frames_of(samples: int) -> int:
-    """Return how many frames of 10 ms hold `samples` at 16 kHz."""
-    return -(-samples // HOP_LENGTH)
-
-
-def pack(frames: list[int], tokens: list[int], max_frames: int, max_tokens: int) -> list[list[int]]:
-    """Group clips into as few windows as best-fit-decreasing finds.
-
-    Args:
-        frames: length of each clip.
-        tokens: label length of each clip, prompt and end included.
-        max_frames: what a window holds, the gaps between clips included.
-        max_tokens: what the decoder writes at most.
-
-    Returns:
-        Indices of the clips in each window; clips of a window stand in their given order.
-    """
-    windows: list[tuple[list[int], int, int]] = []
-    for index in sorted(range(len(frames)), key=lambda i: -frames[i]):
-        fitting = [
-            (max_frames - used - GAP_FRAMES - frames[index], number)
-            for number, (_, used, written) in enumerate(windows)
-            if used + GAP_FRAMES + frames[index] <= max_frames and written + tokens[index] <= max_tokens
-        ]
-        if fitting:
-            clips, used, written = windows[min(fitting)[1]]
-            windows[min(fitting)[1]] = ([*clips, index], used + GAP_FRAMES + frames[index], written + tokens[index])
-        else:
-            windows.append(([index], frames[index], tokens[index]))
-    return [sorted(clips) for clips, _, _ in windows]
-
-
-@dataclass
-class WindowCollator:
-    """Turns rows of the bundle into one training batch.
+@dataclass(frozen=True)
+class Clip:
+    """A clip in its window.
 
     Attributes:
+        spectrum: float32, shape (mel, frames and 2 or 3 in which it fades).
+        begin: first frame.
+        end: frame behind its last.
+    """
+
+    spectrum: torch.Tensor
+    begin: int
+    end: int
+
+
+class WindowCollator:
+    """Turns windows into one micro-batch.
+
+    Args:
         tokenizer: with language and task set.
         log_mel: feature extraction for the model's window.
         layout: packed, trimmed or padded.
-        max_tokens: `config.max_target_positions` of the model.
+        augmenter: changes the waveforms.
     """
 
-    tokenizer: WhisperTokenizer
-    log_mel: LogMel
-    layout: str
-    max_tokens: int
+    def __init__(self, tokenizer: WhisperTokenizer, log_mel: LogMel, layout: str, augmenter: Augmenter) -> None:
+        self.tokenizer, self.log_mel, self.layout, self.augmenter = tokenizer, log_mel, layout, augmenter
+        self.labels = Labels(tokenizer)
 
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+    def __call__(self, windows: list[Heard]) -> dict[str, torch.Tensor | list[list[str]]]:
         """Return one batch of W windows.
 
         Returns:
             input_features (W, mel, frames); decoder_input_ids (W, tokens), which begin with the start token; labels
-            (W, tokens), the same sequence one token later, so they begin with the language token; padding is -100.
+            (W, tokens), the same sequence one token later, so they begin with the language token, padding -100;
+            source_ids, of the clips in each window.
         """
-        lengths = [frames_of(samples_of(row)) for row in rows]
-        windows = [[i] for i in range(len(rows))]
-        if self.layout == "packed":
-            windows = pack(lengths, [len(row["labels"]) for row in rows], self.log_mel.window_frames, self.max_tokens)
-        longest = max(map(samples_of, rows))
-        frames = self.log_mel.frames_for(longest) if self.layout == "trimmed" else self.log_mel.window_frames
-        spectra = [spectrum_of(row, self.log_mel) for row in rows]
-        laid = torch.stack([self.log_mel.window(_lay_end_to_end(spectra, lengths, w), frames) for w in windows])
-        return {"input_features": laid, **self._labels([self._ids(rows, window) for window in windows])}
+        laid = [self._laid(window) for window in windows]
+        samples = max(clips[-1].end for clips in laid) * HOP_LENGTH
+        frames = self.log_mel.frames_for(samples) if self.layout == "trimmed" else self.log_mel.window_frames
+        features = [self.log_mel.window(_joined(clips), frames) for clips in laid]
+        return {
+            "input_features": torch.stack(features),
+            **self._padded([self._ids(window, clips) for window, clips in zip(windows, laid, strict=True)]),
+            "source_ids": [[row["source_id"] for row in window.rows] for window in windows],
+        }
 
-    def _ids(self, rows: list[dict], window: list[int]) -> list[int]:
-        if len(window) == 1:
-            return rows[window[0]]["labels"]
-        return label_ids(self.tokenizer, " ".join(rows[i]["text"] for i in window))
+    def _laid(self, heard: Heard) -> list[Clip]:
+        """Return the clips of a window, laid end to end with a short gap between, in which each fades."""
+        clips: list[Clip] = []
+        for place, row in enumerate(heard.rows):
+            spectrum, frames = self._spectrum(row, heard.window, place)
+            begin = clips[-1].end + GAP_FRAMES if clips else 0
+            clips.append(Clip(spectrum, begin, begin + frames))
+        return clips
 
-    def _labels(self, sequences: list[list[int]]) -> dict[str, torch.Tensor]:
+    def _spectrum(self, row: dict, window: Window, place: int) -> tuple[torch.Tensor, int]:
+        """Return the spectrum of a clip, and how many frames of it are the clip."""
+        frames = frames_of(samples_of(row))
+        if not self.augmenter.changes_waveforms:
+            return spectrum_of(row, self.log_mel), frames
+        speed = window.speeds[place]
+        random = np.random.default_rng([window.seed, place])
+        waveform = self.augmenter(load_audio(row["audio"]["bytes"]), speed, random)
+        kept = int(fitted_frames(np.array(frames), np.array(speed), self.log_mel.window_frames))
+        waveform = waveform[: kept * HOP_LENGTH]
+        return self.log_mel.spectrum(torch.from_numpy(waveform)), frames_of(len(waveform))
+
+    def _ids(self, heard: Heard, clips: list[Clip]) -> list[int]:
+        texts = [row["text"] for row in heard.rows]
+        if heard.window.timestamps and self.labels.tells_times:
+            ids = self.labels.timed(texts, [(clip.begin, clip.end) for clip in clips])
+            # What was planned for; a space may cost a word more tokens than its own.
+            if len(ids) <= max(sum(len(row["labels"]) for row in heard.rows), len(heard.rows[0]["labels"]) + 1):
+                return ids
+        return heard.rows[0]["labels"] if len(texts) == 1 else self.labels.plain(texts)
+
+    def _padded(self, sequences: list[list[int]]) -> dict[str, torch.Tensor]:
         longest = max(map(len, sequences)) - 1
         inputs = torch.full((len(sequences), longest), self.tokenizer.eos_token_id)
         labels = torch.full((len(sequences), longest), IGNORE)
@@ -101,6 +113,40 @@ class WindowCollator:
             inputs[row, : len(sequence) - 1] = torch.tensor(sequence[:-1])
             labels[row, : len(sequence) - 1] = torch.tensor(sequence[1:])
         return {"decoder_input_ids": inputs, "labels": labels}
+
+
+class Labels:
+    """Writes a window's texts as the tokens that Whisper is to write.
+
+    Args:
+        tokenizer: with language and task set.
+    """
+
+    def __init__(self, tokenizer: WhisperTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.zero = tokenizer.convert_tokens_to_ids("<|0.00|>")
+        without_times = tokenizer.convert_tokens_to_ids("<|notimestamps|>")
+        self.prompt = [token for token in tokenizer.prefix_tokens if token != without_times]
+        self.tells_times = self.zero != tokenizer.unk_token_id
+        if not self.tells_times:
+            log.info("labels: none with timestamps (the tokenizer has no tokens for them)")
+
+    def plain(self, texts: list[str]) -> list[int]:
+        """Return the tokens of texts that read as one."""
+        return label_ids(self.tokenizer, " ".join(texts))
+
+    def timed(self, texts: list[str], spans: list[tuple[int, int]]) -> list[int]:
+        """Return the tokens of texts, each between its times (Radford et al., 2022, section 2.3).
+
+        Args:
+            texts: of the clips.
+            spans: first frame and end of each; a time token is 2 frames, so the clip lies within what is told.
+        """
+        ids = list(self.prompt)
+        for place, (text, (begin, end)) in enumerate(zip(texts, spans, strict=True)):
+            words = label_ids(self.tokenizer, " " * (place > 0) + text)[len(self.tokenizer.prefix_tokens) : -1]
+            ids += [self.zero + begin // 2, *words, self.zero - -end // 2]
+        return [*ids, self.tokenizer.eos_token_id]
 
 
 @contextmanager
@@ -124,13 +170,10 @@ def encoder_window(model: torch.nn.Module, frames: int) -> Iterator[None]:
         encoder.embed_positions, encoder.config.max_source_positions = whole, positions
 
 
-def _lay_end_to_end(spectra: list[torch.Tensor], lengths: list[int], window: list[int]) -> torch.Tensor:
-    """Return the spectra of a window's clips with a short gap of silence between, in which each fades."""
-    spans = [lengths[i] + GAP_FRAMES for i in window]
-    end = sum(spans[:-1]) + spectra[window[-1]].shape[-1]
-    laid = torch.full((spectra[window[0]].shape[0], end), SILENCE)
-    at = 0
-    for i, span in zip(window, spans, strict=True):
-        laid[:, at : at + spectra[i].shape[-1]] = spectra[i]
-        at += span
-    return laid
+def _joined(clips: list[Clip]) -> torch.Tensor:
+    """Return the spectra of a window's clips as one, silence between them."""
+    last = clips[-1]
+    joined = torch.full((last.spectrum.shape[0], last.begin + last.spectrum.shape[-1]), SILENCE)
+    for clip in clips:
+        joined[:, clip.begin : clip.begin + clip.spectrum.shape[-1]] = clip.spectrum
+    return joined

@@ -19,7 +19,16 @@ FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH
 MIN_POWER = 1e-10
 SILENCE = math.log10(MIN_POWER)
 DYNAMIC_RANGE = 8.0
-TAIL_FRAMES, STEP_FRAMES = 20, 50
+TAIL_FRAMES, STEP_FRAMES = 20, 10
+
+
+def frames_for(samples: int, window_frames: int) -> int:
+    """Return the frames of a shorter window that holds `samples` at 16 kHz and 0.2 s of silence, in steps of 0.1 s.
+
+    Steps keep the number of different shapes small; the window itself is the limit.
+    """
+    frames = -(-samples // HOP_LENGTH) + TAIL_FRAMES
+    return min(-(-frames // STEP_FRAMES) * STEP_FRAMES, window_frames)
 
 
 class LogMel:
@@ -113,12 +122,8 @@ class LogMel:
         return (torch.maximum(log_mel, floor) + 4.0) / 4.0
 
     def frames_for(self, samples: int) -> int:
-        """Return the frames of a shorter window that holds `samples` and 0.2 s of silence, in steps of 0.5 s.
-
-        Steps keep the number of different shapes small; the window itself is the limit.
-        """
-        frames = -(-samples // HOP_LENGTH) + TAIL_FRAMES
-        return min(-(-frames // STEP_FRAMES) * STEP_FRAMES, self.window_frames)
+        """Return the frames of a shorter window that holds `samples`; see `frames_for`."""
+        return frames_for(samples, self.window_frames)
 
     @property
     def window_s(self) -> float:

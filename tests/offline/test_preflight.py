@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr.offline import checks, fitting, hardware
+from asr.offline import checks, estimate, fitting, hardware, sampling
 from asr.offline.estimate import plan
 from asr.offline.fitting import fit
 from asr.offline.footprint import Load, Option, Shape, Variant, options_that_fit, variants
@@ -130,13 +132,71 @@ def test_windows_of_each_layout(mini_bundle, tmp_path):
     made = {layout: plan(config, bundle, layout) for layout in ("packed", "trimmed", "padded")}
     assert made["packed"].windows < made["padded"].windows == made["trimmed"].windows == 8
     assert made["trimmed"].step_frames < made["padded"].step_frames
-    for layout, one in made.items():
-        largest = one.clips.windows(one.clips.worst_batch(8), layout)
-        for batch in one.clips.random_batches(8, seed=1):
-            windows, frames, tokens = one.clips.windows(batch, layout)
-            assert windows <= largest[0]
-            assert frames <= largest[1]
-            assert layout == "packed" or tokens <= largest[2]
+    assert made["packed"].sampler.silent_share < made["trimmed"].sampler.silent_share < 0.5
+    for one in made.values():
+        largest = one.sampler.shape_of(one.largest)
+        for epoch in range(3):
+            one.sampler.set_epoch(epoch)
+            for batch in one.sampler.epoch.batches:
+                windows, frames, tokens = one.sampler.shape_of(batch)
+                assert (windows, frames) <= largest[:2]
+                assert epoch or tokens <= largest[2]
+
+
+def test_labels_are_no_longer_than_planned(mini_bundle, tmp_path):
+    """The plan counts tokens without reading a text; the collator writes no more of them."""
+    from asr.offline.measuring import passing_run
+    from asr.offline.trainer import build_trainer
+
+    flags = ("--timestamp-probability", 0.5, "--per-device-train-batch-size", 16)
+    config, bundle = configuration(mini_bundle, tmp_path, *flags), open_bundle(mini_bundle)
+    with passing_run(config, bundle) as run:
+        trainer = build_trainer(config, bundle, run, CPU)
+        for batch in trainer.sampler:
+            planned = trainer.sampler.shape_of(batch)
+            made = trainer.data_collator([trainer.train_dataset[window] for window in batch])
+            assert made["input_features"].shape[::2] == planned[:2]
+            assert made["labels"].shape[1] < planned[2]
+
+
+@pytest.mark.parametrize(("told", "chosen"), [("on", True), ("off", False), ("auto", False)])
+def test_gradient_checkpointing_is_as_told(mini_bundle, tmp_path, told, chosen, caplog):
+    """The choice is printed with its reason, kept in run.json, and reaches Trainer."""
+    from asr.offline.measuring import passing_run
+    from asr.offline.trainer import build_trainer
+
+    config = configuration(mini_bundle, tmp_path, "--gradient-checkpointing", told)
+    bundle = open_bundle(mini_bundle)
+    with passing_run(config, bundle) as run, caplog.at_level(logging.INFO, logger="whisper"):
+        trainer = build_trainer(config, bundle, run, CPU)
+        assert run.record["gradient_checkpointing"] == chosen
+    assert trainer.args.activation_checkpointing == chosen
+    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("gradient checkpointing:")]
+    reason = f"--gradient-checkpointing {told}"
+    if told == "auto":
+        reason = "auto, about [0-9.]+ .B of [0-9.]+ .B at the longest clips"
+    assert re.fullmatch(rf"gradient checkpointing: {'on' if chosen else 'off'} \({reason}\)", line)
+
+
+def test_gradient_checkpointing_goes_on_by_itself_where_the_memory_is_short(mini_bundle, tmp_path, monkeypatch):
+    """At nine tenths of it, for the estimate is good to about a third."""
+    config, bundle = configuration(mini_bundle, tmp_path), open_bundle(mini_bundle)
+    gpu = Precision("cuda", "8bit", torch.float16)
+    peak = plan(config, bundle, "packed").load(config, gpu, checkpointing=False).peak()
+    for limit, needed in ((int(peak / 0.89), False), (int(peak / 0.91), True)):
+        monkeypatch.setattr(estimate, "usable_memory", lambda device, limit=limit: limit)
+        assert estimate.checkpointing_needed(config, bundle, gpu, "packed")[0] is needed
+
+
+def test_the_preflight_decides_on_checkpointing_as_a_training_does(answer, monkeypatch):
+    """`auto` is tried as what it comes to, and told."""
+    monkeypatch.setattr(fitting, "HOPELESS", 100.0)
+    seen = []
+    monkeypatch.setattr(fitting, "measure", lambda config, *parts: seen.append(config.training.gradient_checkpointing))
+    told, _ = answer(memory_limit=10**7)
+    assert seen == ["on"]
+    assert told["estimate"]["gradient_checkpointing"]
+    assert all("gradient-checkpointing" not in option["flags"] for option in told["estimate"]["alternatives"])
 
 
 def test_a_batch_larger_than_the_data(answer):
@@ -146,7 +206,7 @@ def test_a_batch_larger_than_the_data(answer):
 
 
 @pytest.mark.parametrize("flags", [("--quantization", "8bit"), ("--quantization", "4bit"), ("--method", "full"),
-                                   ("--gradient-checkpointing", "--gradient-accumulation-steps", 3)])  # fmt: skip
+                                   ("--gradient-checkpointing", "on", "--gradient-accumulation-steps", 3)])  # fmt: skip
 def test_other_ways_to_train_are_tried_as_they_are(answer, flags):
     told, raised = answer(*flags)
     assert raised is None, [as_text(checks.Check(**one)) for one in told["checks"]]
@@ -313,28 +373,43 @@ def test_out_of_memory_in_a_step_is_an_answer(mini_bundle, tmp_path, monkeypatch
 
 
 def test_on_a_gpu_each_option_is_tried(mini_bundle, tmp_path, monkeypatch):
-    """Steps that need 1 GB a clip of the batch, in 5 GB; what is tried is what is told."""
+    """Steps that need 1 GB a window of the batch, in 5 GB; what is tried is what is told."""
     tried = []
 
     def measured(config, *parts):
-        training, plan = config.training, parts[2]
-        tried.append(training.per_device_train_batch_size)
-        if plan.batch > 5 and not training.gradient_checkpointing:
+        windows, twice = len(parts[2].largest), config.training.gradient_checkpointing == "on"
+        tried.append(windows)
+        if windows > 5 and not twice:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return fitting.Measured(plan.batch * GB // (2 if training.gradient_checkpointing else 1), 0, 0.5, 0.1, 0.0)
+        return fitting.Measured(windows * GB // (2 if twice else 1), 0, 0.5, 0.1, 0.0)
 
     monkeypatch.setattr(fitting, "measure", measured)
     monkeypatch.setattr(fitting, "choose_precision", lambda device, method: gpu)
-    config, bundle = configuration(mini_bundle, tmp_path), open_bundle(mini_bundle)
+    config, bundle = configuration(mini_bundle, tmp_path, "--audio-layout", "padded"), open_bundle(mini_bundle)
     gpu = Precision("cuda", "8bit", torch.float16)
-    found = fit(config, bundle, gpu, plan(config, bundle, "packed"), limit=5 * GB)
+    found = fit(config, bundle, gpu, plan(config, bundle, "padded"), limit=5 * GB)
     assert tried[:3] == [8, 4, 8]
     assert [(option.flags, option.measured) for option in found.options[:2]] == [
         ("--per-device-train-batch-size 4 --gradient-accumulation-steps 2", True),
-        ("--gradient-checkpointing", True),
+        ("--gradient-checkpointing on", True),
     ]
     assert found.options[0].peak_bytes == 4 * GB
     assert found.options[0].training_seconds == 0.5 * 9
+
+
+def test_a_smaller_batch_of_as_many_windows_is_not_tried(mini_bundle, tmp_path, monkeypatch):
+    """Packed, half the clips twice are the same windows; on a GPU a try takes its time."""
+    tried = []
+    monkeypatch.setattr(fitting, "choose_precision", lambda device, method: gpu)
+    monkeypatch.setattr(
+        fitting, "measure", lambda config, *parts: tried.append(config.training.per_device_train_batch_size)
+    )
+    # As with five clips a window, which these are too long for.
+    monkeypatch.setattr(sampling, "windows_a_clip", lambda *known: 0.2)
+    config, bundle = configuration(mini_bundle, tmp_path, "--per-device-train-batch-size", 24), open_bundle(mini_bundle)
+    gpu = Precision("cuda", "8bit", torch.float16)
+    fit(config, bundle, gpu, plan(config, bundle, "packed"), limit=5 * GB)
+    assert tried[:2] == [24, 4]
 
 
 def loaded(config: TrainOffline, **others) -> Load:
@@ -347,7 +422,7 @@ def loaded(config: TrainOffline, **others) -> Load:
     frames = 800 if training.audio_layout == "trimmed" else 3000
     values = {"shape": SMALL, "trained": trained, "method": config.lora.method, "quantization": bits,
               "compute_bytes": 2, "windows": windows, "frames": frames, "tokens": 60,
-              "checkpointing": training.gradient_checkpointing}  # fmt: skip
+              "checkpointing": training.gradient_checkpointing == "on"}  # fmt: skip
     return Load(**{**values, **others})
 
 
@@ -394,7 +469,7 @@ def test_options_are_ranked_and_only_the_largest_batch_that_fits_is_told(mini_bu
     assert roomy[0].flags == "--per-device-train-batch-size 4 --gradient-accumulation-steps 2"
     assert len([o for o in roomy if "batch-size" in o.flags]) == 1
     assert len([o for o in roomy if "openai" in o.flags]) == 1
-    assert "--gradient-checkpointing" in [o.flags for o in roomy]
+    assert "--gradient-checkpointing on" in [o.flags for o in roomy]
     assert roomy.index(next(o for o in roomy if "openai" in o.flags)) == len(roomy) - 1
     assert [o.flags for o in tight] != []
     assert options(1000) == []

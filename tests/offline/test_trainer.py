@@ -11,11 +11,9 @@ import pytest
 import torch
 from datasets import load_from_disk
 from safetensors.torch import load_file
-from transformers import TrainerControl, TrainerState
 
 import download_data
-from asr.offline.callbacks import EvaluateEvery, KeepBest, MetricsFile
-from asr.offline.checkpoints import mark_complete, newest_complete
+from asr.offline.checkpoints import mark_complete
 from asr.offline.decoding import Transcriber
 from asr.offline.precision import Precision
 from asr.offline.runs import Run, find_run, finish_run, start_run
@@ -126,80 +124,6 @@ def test_loss_is_the_mean_over_tokens_not_over_windows():
     outputs = type("Outputs", (), {"logits": logits})
     torch.testing.assert_close(token_mean_loss(outputs, labels), by_hand)
     torch.testing.assert_close(token_mean_loss(outputs, labels, torch.tensor(66)), by_hand / 2)
-
-
-def test_the_best_weights_are_those_of_the_lowest_cer(mini_bundle, tmp_path, monkeypatch):
-    """A later evaluation with a worse CER, or an equal one, leaves the kept weights alone."""
-    run = start_run(configuration(mini_bundle, tmp_path), open_bundle(mini_bundle))
-    saved = []
-    monkeypatch.setattr("asr.offline.callbacks.save_weights", lambda model, folder, name: saved.append(model))
-    keep = KeepBest(run, "base")
-    state = type("State", (), {"global_step": 0})
-    for step, cer in enumerate([0.9, 0.5, 0.5, 0.7, 0.4], start=1):
-        state.global_step = step
-        keep.on_evaluate(None, state, None, metrics={"eval_cer": cer}, model=step)
-    assert saved == [1, 2, 5]
-    assert run.best == {"step": 5, "cer": 0.4}
-    assert KeepBest(run, "base").best == 0.4
-
-
-@pytest.mark.parametrize(("every", "due"), [(0, [3, 6, 7]), (2, [2, 4, 6, 7])])
-def test_evaluations_are_due_before_the_checkpoint_of_their_step(every, due):
-    """At an epoch's last step rather than behind it: a crash in between would lose the evaluation."""
-    found = []
-    for step in range(1, 8):
-        control = TrainerControl()
-        state = TrainerState(global_step=step, max_steps=7, epoch=step / 3)
-        EvaluateEvery(every).on_step_end(None, state, control)
-        found += [step] if control.should_evaluate else []
-    assert found == due
-
-
-def test_metrics_file_holds_json_even_where_a_gradient_overflowed(tmp_path):
-    log = MetricsFile(Run(tmp_path))
-    log.on_log(None, TrainerState(global_step=1), None, logs={"loss": 1.5, "grad_norm": float("nan")})
-    assert json.loads((tmp_path / "metrics.jsonl").read_text())["grad_norm"] is None
-
-
-def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path):
-    """No step stands twice in metrics.jsonl, and a line that a crash cut short is gone."""
-    log = MetricsFile(Run(tmp_path))
-    lines = [f'{{"step": {step}, "loss": 1.0}}' for step in (1, 2, 3)]
-    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 4, "lo']), encoding="utf-8")
-    log.on_train_begin(None, type("State", (), {"global_step": 2}), None)
-    assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines() == lines[:2]
-
-
-@pytest.fixture
-def checkpoints(tmp_path):
-    for step in (5, 10, 20):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "optimizer.pt").write_bytes(b"state %d" % step)
-        mark_complete(folder)
-    return tmp_path
-
-
-def test_newest_checkpoint_counts_by_number(checkpoints):
-    assert newest_complete(checkpoints).name == "checkpoint-20"
-
-
-@pytest.mark.parametrize("damage", ["unmarked", "missing", "cut", "half a mark"])
-def test_incomplete_checkpoint_is_passed_over(checkpoints, damage):
-    newest = checkpoints / "checkpoint-20"
-    if damage == "unmarked":
-        (newest / "complete.json").unlink()
-    elif damage == "missing":
-        (newest / "optimizer.pt").unlink()
-    elif damage == "cut":
-        (newest / "optimizer.pt").write_bytes(b"sta")
-    else:
-        (newest / "complete.json").write_text('{"optimizer.pt": "12')
-    assert newest_complete(checkpoints).name == "checkpoint-10"
-
-
-def test_no_checkpoint_at_all(tmp_path):
-    assert newest_complete(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize("flag", ["--per-device-train-batch-size", "--lora-r", "--seed", "--max-steps"])

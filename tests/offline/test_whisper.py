@@ -8,17 +8,57 @@ import os
 import numpy as np
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from asr.offline.decoding import Transcriber
 from asr.offline.precision import Precision, choose_precision, limit_devices
-from asr.offline.whisper import attach_lora, count_parameters, load_adapter, load_whisper, save_weights, without_adapter
+from asr.offline.whisper import (
+    attach_lora,
+    check_start,
+    count_parameters,
+    load_adapter,
+    load_whisper,
+    save_weights,
+    without_adapter,
+)
 from asr.shared.processor import load_processor
 from config import Decoding, Device, Lora
 from tests.conftest import script
 from utils import UserError
 
 CPU = Precision("cpu", "none", torch.float32)
+STARTS = ("true", "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_4")
+INPUTS = {
+    "input_features": torch.randn(1, 80, 500, generator=torch.Generator().manual_seed(5)),
+    "decoder_input_ids": torch.tensor([[1, 2, 3]]),
+}
+
+
+def logits(model) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model(**INPUTS).logits
+
+
+def begun(mini_model, **knobs) -> torch.nn.Module:
+    """A model with adapters as they begin, from a seed of its own."""
+    torch.manual_seed(7)
+    return attach_lora(load_whisper(mini_model, CPU), Lora(lora_r=8, lora_dropout=0.0, **knobs))
+
+
+def train_a_little(model) -> None:
+    model.train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(**INPUTS).logits[0], torch.tensor([5, 6, 7])).backward()
+        optimizer.step()
+
+
+def adapters(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if "lora_" in name}
 
 
 def test_default_lora_trains_the_known_share_of_whisper_small():
@@ -54,9 +94,115 @@ def test_unknown_target_module_is_named(mini_model):
         attach_lora(load_whisper(mini_model, CPU), Lora(target_modules=("query_proj",)))
 
 
-def test_task_type_stays_unset(mini_model):
-    """With SEQ_2_SEQ_LM, PEFT feeds input_ids to a model that reads input_features."""
-    assert attach_lora(load_whisper(mini_model, CPU), Lora()).peft_config["default"].task_type is None
+@pytest.mark.parametrize(("use_rslora", "scale"), [(False, 16 / 8), (True, 16 / 8**0.5)])
+def test_rslora_scales_by_the_root_of_the_rank(mini_model, use_rslora, scale):
+    model = begun(mini_model, lora_alpha=16, use_rslora=use_rslora)
+    scales = {module.scaling["default"] for module in model.modules() if isinstance(module, LoraLayer)}
+    assert scales == {scale}
+
+
+@pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])
+def test_dora_trains_the_magnitudes_too(mini_model, quantization):
+    precision = Precision("cpu", quantization, torch.float32)
+    model = attach_lora(load_whisper(mini_model, precision), Lora(use_dora=True))
+    first = adapters(model)
+    magnitudes = [name for name in first if "magnitude" in name]
+    assert len(magnitudes) == len([name for name in first if "lora_B" in name])
+    train_a_little(model)
+    assert not any(torch.equal(first[name], adapters(model)[name]) for name in magnitudes)
+
+
+def test_every_start_is_another_one(mini_model):
+    """Each value of --init-lora-weights reaches PEFT: no two begin alike."""
+    begin = [torch.cat([value.flatten() for value in adapters(begun(mini_model, init_lora_weights=s)).values()])
+             for s in STARTS]  # fmt: skip
+    for i, one in enumerate(begin):
+        assert not any(torch.allclose(one, other, atol=1e-4) for other in begin[:i]), STARTS[i]
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_every_start_leaves_the_model_what_it_was(mini_model, start):
+    """olora and pissa take out of the base weights what they put into the adapters."""
+    model = begun(mini_model, init_lora_weights=start, target_modules=("all-linear",))
+    base = load_whisper(mini_model, CPU)
+    torch.testing.assert_close(logits(model), logits(base), rtol=0, atol=1e-5)
+    weights = model.base_model.model.model.encoder.layers[0].self_attn.q_proj.base_layer.weight
+    same = torch.equal(weights, base.model.encoder.layers[0].self_attn.q_proj.weight)
+    assert same is (start in ("true", "gaussian", "orthogonal"))
+
+
+@pytest.mark.parametrize("knobs", [{}, {"use_rslora": True, "use_dora": True}], ids=["plain", "rslora+dora"])
+@pytest.mark.parametrize("start", ["orthogonal", "olora", "pissa", "pissa_niter_4"])
+def test_a_saved_adapter_fits_the_base_whatever_its_start(mini_model, tmp_path, start, knobs):
+    """Not the base less what the adapters began with: nobody who gets the adapter has that one."""
+    model = begun(mini_model, init_lora_weights=start, **knobs)
+    train_a_little(model)
+    tuned = logits(model)
+    save_weights(model, tmp_path / "adapter", "some/base")
+    back = load_adapter(load_whisper(mini_model, CPU), tmp_path / "adapter")
+    torch.testing.assert_close(logits(back), tuned, rtol=0, atol=1e-5)
+    with without_adapter(back):
+        base = logits(back)
+    torch.testing.assert_close(base, logits(load_whisper(mini_model, CPU)))
+    assert (tuned - base).abs().max() > 0.1
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (config["r"], config["init_lora_weights"]) == ((8, "orthogonal") if start == "orthogonal" else (16, True))
+
+
+@pytest.mark.parametrize("start", ["orthogonal", "olora", "pissa", "pissa_niter_4"])
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_a_start_that_quantised_weights_cannot_give_is_refused(start, quantization):
+    """olora would silently train an adapter to weights that are rounded in another way than the base's."""
+    with pytest.raises(UserError, match=f"--init-lora-weights {start} .*--quantization none"):
+        check_start(Lora(init_lora_weights=start), Precision("cuda", quantization, torch.float16))
+    check_start(Lora(init_lora_weights=start), Precision("cuda", "none", torch.float16))
+    check_start(Lora(init_lora_weights=start, method="full"), Precision("cuda", "none", torch.float16))
+
+
+def test_an_odd_rank_cannot_begin_orthogonally():
+    with pytest.raises(UserError, match="even --lora-r, and 7 is odd"):
+        check_start(Lora(lora_r=7, init_lora_weights="orthogonal"), CPU)
+
+
+@pytest.mark.parametrize("start", ["olora", "pissa"])
+def test_a_rank_above_what_the_weights_have_is_refused(mini_model, start):
+    with pytest.raises(UserError, match="--lora-r 65"):
+        attach_lora(load_whisper(mini_model, CPU), Lora(lora_r=65, init_lora_weights=start))
+
+
+@pytest.mark.parametrize("start", ["true", "orthogonal", "pissa"])
+def test_adapters_to_float16_weights_are_float32(mini_model, start):
+    """On a GPU without bfloat16 (T4): GradScaler refuses to unscale float16 gradients."""
+    half = Precision("cpu", "none", torch.float16)
+    model = attach_lora(load_whisper(mini_model, half), Lora(use_dora=True, init_lora_weights=start))
+    first = adapters(model)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.float16}
+    scaler = torch.amp.GradScaler("cpu")
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    with torch.autocast("cpu", torch.float16):
+        loss = model(**INPUTS).logits.float().square().mean()
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    assert not all(torch.equal(first[name], value) for name, value in adapters(model).items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_that_is_trained_whole_keeps_float32_weights(mini_model, dtype):
+    """AdamW's small steps are lost on shorter ones."""
+    model = load_whisper(mini_model, Precision("cpu", "none", dtype), full_weights=True)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_whole_model_is_saved_with_the_config_of_its_base(mini_model, tmp_path):
+    """What training sets there would go on in every training that others build upon it."""
+    model = load_whisper(mini_model, CPU, full_weights=True)
+    model.config.use_cache = False
+    model.config.apply_spec_augment, model.config.mask_time_prob = True, 0.5
+    save_weights(model, tmp_path / "model", "x")
+    saved, base = (WhisperConfig.from_pretrained(folder).to_dict() for folder in (tmp_path / "model", mini_model))
+    assert {name for name in base if saved[name] != base[name]} <= {"_name_or_path"}
 
 
 @pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])
@@ -94,15 +240,13 @@ def test_adapter_comes_back_and_can_be_switched_off(mini_model, tmp_path):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)
-    inputs = {"input_features": torch.randn(1, 80, 500), "decoder_input_ids": torch.tensor([[1, 2, 3]])}
-    with torch.no_grad():
-        tuned = model(**inputs).logits
-        save_weights(model, tmp_path / "adapter", "some/base")
-        back = load_adapter(load_whisper(mini_model, CPU), tmp_path / "adapter").eval()
-        torch.testing.assert_close(back(**inputs).logits, tuned)
-        with without_adapter(back):
-            base = back(**inputs).logits
-        torch.testing.assert_close(base, load_whisper(mini_model, CPU).eval()(**inputs).logits)
+    tuned = logits(model)
+    save_weights(model, tmp_path / "adapter", "some/base")
+    back = load_adapter(load_whisper(mini_model, CPU), tmp_path / "adapter")
+    torch.testing.assert_close(logits(back), tuned)
+    with without_adapter(back):
+        base = logits(back)
+    torch.testing.assert_close(base, logits(load_whisper(mini_model, CPU)))
     assert not torch.allclose(base, tuned)
 
 
