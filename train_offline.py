@@ -49,13 +49,14 @@ def fine_tune(config: TrainOffline, ranks: Ranks) -> None:
 
     from asr.offline.card import write_card
     from asr.offline.curves import draw_curves
+    from asr.offline.hardware import describe_machine
     from asr.offline.precision import choose_precision
     from asr.offline.screen import tell, tell_end
     from asr.offline.trainer import build_trainer, train
 
     precision = choose_precision(config.device, config.lora.method)
     if ranks.is_main:
-        run.update(precision=precision.describe())
+        run.update(precision=precision.describe(), hardware=describe_machine())
     trainer = build_trainer(config, bundle, run, precision, ranks)
     if ranks.is_main:
         tell(config, bundle, run, trainer)

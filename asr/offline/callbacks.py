@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from typing import Any
 
@@ -148,7 +149,7 @@ class ProgressBar(TrainerCallback):
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         logs = given["logs"]
         self.shown |= {name: f"{logs[key]:.4f}" for name, key in (("loss", "loss"), ("CER", "eval_cer")) if key in logs}
-        self.bar.set_postfix(self.shown)
+        self.bar.set_postfix(self.shown, refresh=sys.stderr.isatty())
         if "eval_cer" in logs:
             rates = logs["eval_cer"], logs["eval_wer"]
             self._log("step %d: validation CER %.4f, WER %.4f", state.global_step, *rates)
@@ -159,7 +160,7 @@ class ProgressBar(TrainerCallback):
     def _tell(self, pace: float, state: TrainerState) -> None:
         left = state.max_steps - state.global_step
         evaluations = self.evaluations.left(state) if self.evaluations else 0
-        more = f", {evaluations} evaluations not counted" if evaluations else ""
+        more = f", {evaluations} evaluation{'s' * (evaluations > 1)} not counted" if evaluations else ""
         if left:
             self._log("expected: about %s (%.2g s a step%s)", in_time(left * pace), pace, more)
 

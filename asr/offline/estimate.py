@@ -170,7 +170,7 @@ def checkpointing_needed(config: TrainOffline, bundle: Bundle, precision: Precis
     limit = usable_memory(precision.device)
     base = 0 if precision.device == "cuda" else psutil.Process().memory_info().rss
     peak = plan(config, bundle, layout).load(config, precision, checkpointing=False).peak(base)
-    return peak > ROOMY * limit, f"auto, about {in_bytes(peak)} of {in_bytes(limit)} at the longest clips"
+    return peak > ROOMY * limit, f"auto: at most about {in_bytes(peak)} of {in_bytes(limit)}"
 
 
 def parameters_of(model: WhisperConfig, lora: Lora) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import sys
 import warnings
@@ -143,6 +144,26 @@ def quantized_step(precision: Precision) -> float:
     return max(float((found.detach().float().cpu() - exact).norm() / exact.norm()) for found, exact in pairs)
 
 
+def describe_machine() -> dict[str, Any]:
+    """Return what a run's record says of the machine: what it is, never what it is called."""
+    import psutil  # type: ignore[import-untyped]
+    import torch
+
+    found: dict[str, Any] = {
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
+    if torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        found["gpus"] = [
+            {"name": gpu.name, "memory_bytes": gpu.total_memory, "compute_capability": f"{gpu.major}.{gpu.minor}"}
+            for gpu in gpus
+        ]
+        found |= {"driver": driver_version(), "cuda": torch.version.cuda}
+    return found
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out, on the GPU or on the CPU."""
     import torch
@@ -159,7 +180,7 @@ def usable_memory(device: str) -> int:
         import torch
 
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     usable = psutil.virtual_memory().available + psutil.Process().memory_info().rss
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import sys
@@ -129,7 +128,6 @@ def start_run(config: TrainOffline, bundle: Bundle, processes: int = 1) -> Run:
         language=bundle.language,
         task=bundle.task,
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
-        hardware={"platform": platform.platform(), "cpu_count": os.cpu_count()},
     )
     log.info("run: %s", run.path)
     return run

@@ -184,7 +184,7 @@ def save_weights(model: torch.nn.Module, folder: Path, base_name: str) -> None:
             if hasattr(model, "initial_adapter"):
                 _make_plain(beside, model.initial_adapter)
         else:
-            config = copy.deepcopy(getattr(model, "base_config", model.config))
+            config: Any = copy.deepcopy(getattr(model, "base_config", model.config))
             config.dtype, config.architectures = model.dtype, [type(model).__name__]
             config.save_pretrained(beside)
         # PEFT's card is an empty form that names this machine's paths.
