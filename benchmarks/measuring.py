@@ -6,6 +6,7 @@ of the GPU at most, which only the process itself knows.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -24,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = ROOT / "demo" / "tiny-whisper-ko"
 DEMO_CORPUS = ROOT / "demo" / "cv-corpus-demo" / "ko"
 PERIOD_S = 0.1
+# Counting the pages of a large process takes a while, in which it is slowed down: no more of the time than this.
+LARGEST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,9 @@ class _Watch:
 
         process = psutil.Process(self.running.pid)
         while self.running.poll() is None:
+            began = time.monotonic()
             self.peak = max(self.peak, sum(_held(process)))
-            time.sleep(PERIOD_S)
+            self._rest((time.monotonic() - began) / LARGEST_SHARE)
 
     def gpu(self) -> None:
         """Keep how busy the first GPU is."""
@@ -91,7 +95,12 @@ class _Watch:
             answer = ask_gpu("utilization.gpu")
             if answer:
                 self.busy.append(float(answer))
-            time.sleep(PERIOD_S)
+            self._rest(PERIOD_S)
+
+    def _rest(self, seconds: float) -> None:
+        """Wait so long, at least the shortest period, or until the command ends."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.running.wait(max(PERIOD_S, seconds))
 
 
 def _held(process) -> Iterator[int]:

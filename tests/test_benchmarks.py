@@ -128,7 +128,7 @@ def test_ratios_are_of_utterances_a_second_against_the_plain_recipe(trial: Trial
 
 
 def test_the_table_of_layouts_gives_the_mean_of_the_seeds_and_their_spread() -> None:
-    judged = [Judged(BASE, (0.5, 0.6)), *(Judged(name, (0.1, 0.2), 60) for name in layouts.LAYOUTS)]
+    judged = [Judged(BASE, (0.5, 0.6)), *(Judged(name, (0.1, 0.2), 60) for name in layouts.TRAININGS)]
     judged.append(Judged("packed", (0.3, 0.2), 80))
     options = argparse.Namespace(bundle=None, seeds=[1, 2], max_steps=-1, device="cpu")
     table = layouts.as_table(judged, options).splitlines()

@@ -20,6 +20,8 @@ FILE = "trouble.json"
 MOST_NAMED = 12
 # How safetensors and torch say that a disk is full; torch does not say why it could not write.
 FULL = ("No space left", "os error 28", "quota exceeded", "os error 122", "PytorchStreamWriter", "unexpected pos")
+# How torch says that the loader's workers have no room for what they hand over.
+SHARED = ("shared memory", "</torch_")
 
 
 @contextmanager
@@ -38,6 +40,11 @@ def told_in_one_line(run: Run, needed: int) -> Iterator[None]:
     except BadLoss as error:
         raise WhisperError(_bad_loss(run, error)) from None
     except (OSError, RuntimeError, SafetensorError, NoRoom) as error:
+        if any(text in str(error) for text in SHARED):
+            raise WhisperError(
+                "the shared memory (/dev/shm) is full: give the container more of it (docker --shm-size), or "
+                "--dataloader-num-workers 0; the same command with --resume goes on"
+            ) from None
         if not is_disk_full(error):
             raise
         raise WhisperError(_disk_full(run, needed)) from None

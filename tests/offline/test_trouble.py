@@ -72,6 +72,19 @@ def test_a_full_disk_is_known_by_whatever_it_is_called(run, error):
     assert line.endswith("--resume goes on from the beginning")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "unable to write to file </torch_17_42_0>: No space left on device (28)",
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+        "shared memory. Please try to raise your shared memory limit.",
+    ],
+)
+def test_full_shared_memory_is_no_full_disk(run, error):
+    """Containers have 64 MB of it, whatever their disk has."""
+    assert "--dataloader-num-workers 0" in told(run, RuntimeError(error))
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), RuntimeError("CUDA error: no")])
 def test_other_errors_go_their_way(run, error):
     with pytest.raises(type(error), match=str(error.args[-1])), told_in_one_line(run, 1):
