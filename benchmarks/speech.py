@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,16 @@ def join_neighbours(clips: list[Clip], seconds: float, seed: int = 0) -> list[Cl
         at = draw.choice(pairs)
         joined[at : at + 2] = [joined[at] + joined[at + 1]]
     return joined
+
+
+def choose(clips: list[Clip], count: int, seed: int) -> list[Clip]:
+    """Draw clips at random, one of each of `count` groups of like length, so that their mean is that of all clips."""
+    draw = random.Random(seed)
+    by_length = sorted(clips, key=lambda clip: clip.seconds)
+    ends = [len(clips) * place // count for place in range(count + 1)]
+    chosen = [by_length[draw.randrange(start, end)] for start, end in itertools.pairwise(ends)]
+    draw.shuffle(chosen)
+    return chosen
 
 
 def write_table(clips: list[Clip], folder: Path) -> Path:

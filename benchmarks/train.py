@@ -13,7 +13,6 @@ import argparse
 import itertools
 import json
 import os
-import random
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -23,7 +22,7 @@ from typing import Any
 
 from benchmarks.measuring import ROOT, Usage, ask_gpu, call, machine, measure, reporting, tell
 from benchmarks.models import SIZES, make_model
-from benchmarks.speech import Clip, join_neighbours, mean_seconds, read_clips, write_table
+from benchmarks.speech import Clip, choose, join_neighbours, mean_seconds, read_clips, write_table
 
 LAYOUTS = ("packed", "trimmed", "padded")
 PROCESSOR = ROOT.parent / "shared" / "data" / "whisper-processor"
@@ -141,7 +140,7 @@ def plan(available: int, steps: int, batch: int) -> tuple[int, int, int]:
 def make_trial(options: argparse.Namespace, clips: list[Clip], size: str, work: Path) -> Trial:
     """Choose clips, and make the bundle and the plain recipe's features of them."""
     count, epochs, steps = plan(len(clips), options.steps, options.batch)
-    chosen = random.Random(options.seed).sample(clips, count)
+    chosen = choose(clips, count, options.seed)
     tell(f"whisper-{size}: preparing {count} clips of {mean_seconds(chosen):.2f} s")
     bundle, features = work / "bundle", work / "features"
     make_bundle(chosen, make_model(size, work / f"whisper-{size}", options.processor), bundle, work / "clips")

@@ -14,7 +14,7 @@ from benchmarks import layouts, plain_recipe, train
 from benchmarks.layouts import BASE, Judged
 from benchmarks.measuring import Usage, mean_while_busy, measure, reporting
 from benchmarks.models import SIZES, make_model
-from benchmarks.speech import join_neighbours, mean_seconds, read_clips
+from benchmarks.speech import choose, join_neighbours, mean_seconds, read_clips
 from benchmarks.train import LAYOUTS, Result, Trial
 
 BATCH, STEPS, EPOCHS = 8, 4, 2
@@ -110,6 +110,14 @@ def test_joined_neighbours_keep_every_word_and_stay_with_their_speaker() -> None
     speaker = {clip.files[0]: clip.speaker for clip in clips}
     assert all({speaker[file] for file in clip.files} == {clip.speaker} for clip in joined)
     assert join_neighbours(clips, 1) == clips
+
+
+def test_chosen_clips_are_as_long_as_all_of_them_and_none_comes_twice() -> None:
+    clips = read_clips()
+    chosen = choose(clips, 16, seed=1)
+    assert mean_seconds(chosen) == pytest.approx(mean_seconds(clips), rel=0.02)
+    assert len({clip.files for clip in chosen}) == 16
+    assert choose(clips, 16, seed=1) == chosen != choose(clips, 16, seed=2)
 
 
 def test_ratios_are_of_utterances_a_second_against_the_plain_recipe(trial: Trial) -> None:
