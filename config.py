@@ -212,7 +212,7 @@ class Training:
     per_device_train_batch_size: int = 8
     """Utterances a step; they share as few 30 s windows as they fit."""
     gradient_accumulation_steps: int = 1
-    """Batches that are added up before the weights move."""
+    """Batches that are added up before the weights move; packed windows in fewer of them, of the same clips."""
     learning_rate: float | None = None
     """Peak learning rate; by default 1e-3 for lora and 1e-5 for full."""
     num_train_epochs: float = 3.0

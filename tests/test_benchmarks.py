@@ -140,9 +140,9 @@ def test_the_table_of_layouts_gives_the_mean_of_the_seeds_and_their_spread() -> 
     judged.append(Judged("packed", (0.3, 0.2), 80))
     options = argparse.Namespace(bundle=None, seeds=[1, 2], max_steps=-1, device="cpu")
     table = layouts.as_table(judged, options).splitlines()
-    assert table[-4] == f"| {BASE} | 0.5000 | 0.6000 |  |"
-    assert table[-3] == "| packed | 0.2000 (0.1000 to 0.3000) | 0.2000 | 70 s (60 s to 80 s) |"
-    assert table[-1] == "| padded | 0.1000 | 0.2000 | 60 s |"
+    assert f"| {BASE} | 0.5000 | 0.6000 |  |" in table
+    assert "| packed | 0.2000 (0.1000 to 0.3000) | 0.2000 | 70 s (60 s to 80 s) |" in table
+    assert "| padded | 0.1000 | 0.2000 | 60 s |" in table
 
 
 def test_the_gpu_is_judged_from_its_first_to_its_last_work() -> None:

@@ -135,7 +135,7 @@ print("loaded", tuple(ids.shape)[0])
         (("--quantization", "8bit"), "adapter/adapter_model.safetensors"),
         (("--quantization", "4bit"), "adapter/adapter_model.safetensors"),
         (("--method", "full"), "model/model.safetensors"),
-        (("--audio-layout", "padded", "--gradient-checkpointing"), "adapter/adapter_model.safetensors"),
+        (("--audio-layout", "padded", "--gradient-checkpointing", "on"), "adapter/adapter_model.safetensors"),
         (("--audio-layout", "trimmed"), "adapter/adapter_model.safetensors"),
     ],
 )
