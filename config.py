@@ -202,7 +202,8 @@ class Lora:
     use_dora: bool = False
     """Train the weights' magnitude beside their direction (DoRA, Liu et al., 2024): slower, better at low ranks."""
     init_lora_weights: str = "true"
-    """How PEFT begins: true, gaussian, orthogonal, or from the base weights: olora, pissa, pissa_niter_N."""
+    """How PEFT begins: true, gaussian, orthogonal, or from the base weights: olora, pissa, pissa_niter_16 (the quick
+    one); those need --quantization none, and are saved with twice the rank."""
 
 
 @dataclass
@@ -432,7 +433,15 @@ def problems(config: Any) -> list[str]:
         found.append("--json goes with --check")
     if values.get("db_query") and values.get("db_table"):
         found.append("--db-query and --db-table cannot both be given")
-    return found + _idle_augmentation(values)
+    return found + _idle_adapters(values) + _idle_augmentation(values)
+
+
+def _idle_adapters(values: dict[str, Any]) -> list[str]:
+    """Return what is given of adapters where none are trained."""
+    if values.get("method") != "full":
+        return []
+    given = [name for name, value in knobs(Lora()) if name != "method" and values[name] != value]
+    return [f"{_flag(given[0])} is for adapters, and --method full trains every weight"] if given else []
 
 
 def _idle_augmentation(values: dict[str, Any]) -> list[str]:
@@ -520,7 +529,7 @@ RULES = {
     "lora_alpha": _at_least(1),
     "lora_dropout": _within(0, 0.99),
     "init_lora_weights": (
-        (lambda value: value in LORA_STARTS or value.removeprefix("pissa_niter_").isdecimal()),
+        (lambda value: value in LORA_STARTS or (value.startswith("pissa_niter_") and value[12:].isdecimal())),
         "it must be true, gaussian, orthogonal, olora, pissa or pissa_niter_N",
     ),
     "target_modules": (bool, "it must name at least one layer"),

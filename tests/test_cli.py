@@ -154,7 +154,8 @@ def test_types_of_toml(tmp_path: Path) -> None:
     text = """
     target_modules = ["fc1", "fc2"]
     resume = true
-    gradient_checkpointing = false
+    use_dora = false
+    gradient_checkpointing = "off"
     bundle_dir = "/mnt/usb stick/번들"
     num_train_epochs = 2
     learning_rate = 5e-5
@@ -163,7 +164,7 @@ def test_types_of_toml(tmp_path: Path) -> None:
     """
     found = values(TrainOffline, "--config", toml(tmp_path, text))
     assert found["target_modules"] == ("fc1", "fc2")
-    assert (found["resume"], found["gradient_checkpointing"]) == (True, False)
+    assert (found["resume"], found["use_dora"], found["gradient_checkpointing"]) == (True, False, "off")
     assert found["bundle_dir"] == Path("/mnt/usb stick/번들")
     assert (found["num_train_epochs"], found["learning_rate"], found["max_steps"]) == (2.0, 5e-5, -1)
     assert found["cuda_visible_devices"] == ""
