@@ -26,7 +26,7 @@ DEMO_MODEL = ROOT / "demo" / "tiny-whisper-ko"
 DEMO_CORPUS = ROOT / "demo" / "cv-corpus-demo" / "ko"
 PERIOD_S = 0.1
 # Counting the pages of a large process takes a while, in which it is slowed down: no more of the time than this.
-LARGEST_SHARE = 0.01
+LARGEST_SHARE = 0.04
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from benchmarks.speech import Clip, choose, join_neighbours, mean_seconds, read_
 LAYOUTS = ("packed", "trimmed", "padded")
 PROCESSOR = ROOT.parent / "shared" / "data" / "whisper-processor"
 FRAMES_PER_SECOND, WINDOW_FRAMES = 100, 3000
-SETUP = ("--split", "1,0,0", "--strict", "--keep-repeats", "--min-seconds", "0.1", "--max-clipped", "1")
-SETUP += ("--min-syllables-per-second", "0", "--max-syllables-per-second", "1000")
+SETUP = ["--split", "1,0,0", "--strict", "--keep-repeats", "--min-seconds", "0.1", "--max-clipped", "1"]
+SETUP += ["--min-syllables-per-second", "0", "--max-syllables-per-second", "1000"]
 
 
 @dataclass(frozen=True)

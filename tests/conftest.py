@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 
 # Two programs of many threads on two cores slow each other down fourfold; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Under nohup, tests of a closed terminal would find it ignored, as it should be.
+if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # What the scripts remember of verified bundles stays out of the user's own cache.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="whisper-tests-")
 

@@ -63,9 +63,14 @@ def put_in_place(grown: Path, folder: Path, keep: int) -> None:
             raise WhisperError(f"{file} cannot be read back: check this disk; --resume goes on from the one before")
     mark_complete(grown)
     replace_folder(grown, folder / grown.name)
-    done = _number(grown)
+    remove_old(folder / grown.name, keep)
+
+
+def remove_old(newest: Path, keep: int) -> None:
+    """Remove the oldest checkpoints, so that `keep` stay of `newest`, which is whole, and those before it."""
+    folder = newest.parent
     # Those with higher numbers were passed over at the start: none of them stands in for one that is whole.
-    for old in sorted(n for n in _numbered(folder) if n <= done)[:-keep]:
+    for old in sorted(n for n in _numbered(folder) if n <= _number(newest))[:-keep]:
         shutil.rmtree(folder / f"checkpoint-{old}", ignore_errors=True)
 
 

@@ -56,6 +56,9 @@ class Interruption(TrainerCallback):
         """Restore the handlers that were there before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if given[0] is not None and self.ranks.world > 1 and signal.SIGTERM in self._before:
+            # The launcher ends the rest as soon as it sees one end: not before it was told why.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._before = {}
 
     def is_asked(self) -> bool:

@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from asr.offline.augmentation import Augmenter, hide_stretches, require_waveforms
 from asr.offline.callbacks import EvaluateEvery, KeepBest, MetricsFile, ProgressBar, StopEarly
-from asr.offline.checkpoints import GROWING, checkpoint_bytes, newest_complete, put_in_place, require_room
+from asr.offline.checkpoints import GROWING, checkpoint_bytes, newest_complete, put_in_place, remove_old, require_room
 from asr.offline.decoding import Stopped, Transcriber
 from asr.offline.error_rates import error_rates
 from asr.offline.estimate import checkpointing_needed
@@ -375,6 +375,8 @@ def train(trainer: WhisperTrainer, run: Run, base_name: str) -> dict[str, Any]:
 def _train(trainer: WhisperTrainer, checkpoint: str | None) -> TrainOutput:
     if checkpoint is not None:
         log.info("resuming from %s", checkpoint)
+        if trainer.ranks.is_main:
+            remove_old(Path(checkpoint), trainer.args.save_total_limit)
         trainer.add_callback(Resumption(trainer, Path(checkpoint)))
     try:
         return trainer.train(resume_from_checkpoint=checkpoint)

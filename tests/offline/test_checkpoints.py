@@ -18,6 +18,7 @@ from asr.offline.checkpoints import (
     mark_complete,
     newest_complete,
     put_in_place,
+    remove_old,
     require_room,
 )
 from utils import WhisperError
@@ -107,6 +108,13 @@ def test_damaged_ones_of_later_steps_push_none_out(checkpoints):
     assert steps(checkpoints) == [10, 15, 20, 30]
     put_in_place(grow(checkpoints, 20), checkpoints, keep=2)
     assert newest_complete(checkpoints).name == "checkpoint-20", "it took the damaged one's place"
+
+
+def test_what_a_crash_left_of_the_oldest_goes_at_a_resume(checkpoints):
+    """After the last step, no other checkpoint would remove it."""
+    (checkpoints / "checkpoint-5" / "complete.json").unlink()
+    remove_old(checkpoints / "checkpoint-20", keep=2)
+    assert steps(checkpoints) == [10, 20]
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt"])

@@ -93,9 +93,11 @@ def test_what_is_not_the_default_is_marked_and_nothing_else(mini_bundle, tmp_pat
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_it_fits_a_screen_of_80_columns(mini_bundle, tmp_path, monkeypatch, method):
     monkeypatch.chdir(tmp_path)
-    flags = ("--target-modules", "q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "--use-dora", "--use-rslora",
-             "--speed-perturb", 0.1, "--gain-db", 6, "--noise-snr-db", 10, "--telephone-probability", 0.2,
-             "--apply-spec-augment", "--early-stopping-patience", 3)  # fmt: skip
+    flags = ["--speed-perturb", 0.1, "--gain-db", 6, "--noise-snr-db", 10, "--telephone-probability", 0.2,
+             "--apply-spec-augment", "--early-stopping-patience", 3]  # fmt: skip
+    if method == "lora":
+        flags += ["--target-modules", "q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "--use-dora",
+                  "--use-rslora"]  # fmt: skip
     *_, lines = told(mini_bundle, "runs", *flags, "--method", method)
     assert max(map(len, lines)) <= 80
     assert len(lines) <= 24
