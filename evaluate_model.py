@@ -1,48 +1,43 @@
 """python evaluate_model.py [--run NAME] [flags]
 
-OFFLINE. Decodes the bundle's test split with the base model and with the tuned one, prints CER and WER of both, and
-writes runs/<name>/evaluation/metrics.json and utterances.csv.
+OFFLINE. Decodes the bundle's test split with the base model and with the tuned one, prints error rates of both with
+95 % intervals, and writes report.html, metrics.json and utterances.csv to runs/<name>/evaluation.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import time
 
 import utils
 from asr.shared.cli import run_script
 from config import EvaluateModel
 from utils import UserError, log
 
-HEADINGS = {"cer": "CER", "cer_with_spaces": "CER with spaces", "wer": "WER"}
-
 
 def main(config: EvaluateModel) -> None:
-    """Run and bundle in, figures out."""
+    """Run and bundle in, figures and report out."""
     utils.go_offline()
     from asr.offline.precision import limit_devices
 
     limit_devices(config.device.cuda_visible_devices)
-    from asr.offline.error_rates import error_rates
+    from asr.offline.evaluation_report import write_results
+    from asr.offline.results import Evaluation
     from asr.offline.session import open_session
+    from asr.offline.summary import summary_lines
 
     session = open_session(config.bundle.bundle_dir, config.use, config.device, config.decoding)
     rows = open_test_split(session.bundle.data_dir)
-    references = list(rows["text"])
-
-    texts = {}
     with session.base() as base:
-        texts["base"] = base.transcribe_clips(rows, progress="base")
-    texts["tuned"] = session.tuned.transcribe_clips(rows, progress="tuned")
-    figures = {name: error_rates(written, references) for name, written in texts.items()}
+        outputs = [decode("base", base, rows)]
+    outputs.append(decode("tuned", session.tuned, rows))
 
-    print_table(figures, len(references))
+    evaluation = Evaluation(utterances_of(rows), outputs)
     folder = session.run.path / "evaluation"
     settings = {"split": "test", "bundle_sha256": session.bundle.manifest_sha256, "run": session.run.path.name}
     settings |= session.tuned.precision.describe()
-    utils.write_json(folder / "metrics.json", {**figures, "utterances": len(references), **settings})
-    utils.write_atomically(folder / "utterances.csv", utterances_csv(rows["source_id"], references, texts))
-    log.info("written: %s", folder / "metrics.json")
+    write_results(folder, [evaluation], settings, lambda _name, index: audio_of(rows[index]))
+    print("\n".join(summary_lines([evaluation])))
+    log.info("written: %s", folder / "report.html")
 
 
 def open_test_split(data_dir):
@@ -55,23 +50,38 @@ def open_test_split(data_dir):
     return rows
 
 
-def print_table(figures: dict[str, dict[str, float]], utterances: int) -> None:
-    """Print base, tuned and their difference."""
-    rates = {**figures, "change": {key: figures["tuned"][key] - figures["base"][key] for key in HEADINGS}}
-    print(f"test split, {utterances} utterances")
-    print(f"{'':8}" + "".join(f"{heading:>17}" for heading in HEADINGS.values()))
-    for name, values in rates.items():
-        cells = (f"{values[key]:+.4f}" if name == "change" else f"{values[key]:.4f}" for key in HEADINGS)
-        print(f"{name:8}" + "".join(f"{cell:>17}" for cell in cells))
+def decode(name: str, transcriber, rows):
+    """Return what a model writes of the test clips, and how long that took."""
+    from asr.offline.results import Output
+
+    began = time.monotonic()
+    texts = transcriber.transcribe_clips(rows, progress=name)
+    window = "trimmed" if transcriber.trimmed else "padded"
+    return Output(name, window, texts, time.monotonic() - began, transcriber.precision.describe())
 
 
-def utterances_csv(source_ids: list[str], references: list[str], texts: dict[str, list[str]]) -> str:
-    """Return what was said and what each model wrote, for Excel too (it needs the byte order mark)."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["source_id", "reference", *texts])
-    writer.writerows(zip(source_ids, references, *texts.values(), strict=True))
-    return "\ufeff" + table.getvalue()
+def utterances_of(rows):
+    """Return what is known of the test clips; how loud they are, where the bundle holds their sound."""
+    from asr.offline.results import Utterances
+    from asr.offline.symptoms import loudness_of
+    from asr.shared.audio import load_audio
+
+    sounds = map(audio_of, rows)
+    loudness = [None if sound is None else loudness_of(load_audio(sound)) for sound in sounds]
+    return Utterances(
+        name="test",
+        source_ids=list(rows["source_id"]),
+        references=list(rows["text"]),
+        durations_s=list(rows["duration_s"]),
+        speakers=list(rows["speaker"]),
+        sources=list(rows["source"]),
+        loudness_db=loudness,
+    )
+
+
+def audio_of(row) -> bytes | None:
+    """Return the FLAC of a clip; None where the bundle stores features."""
+    return row["audio"]["bytes"] if "audio" in row else None
 
 
 if __name__ == "__main__":

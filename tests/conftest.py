@@ -16,9 +16,11 @@ import pytest
 
 # Two programs of many threads on two cores slow each other down fourfold; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Under nohup, tests of a closed terminal would find it ignored, as it should be.
-if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# Under nohup or in a shell's background, tests of signals would find them ignored, as they should be.
+if threading.current_thread() is threading.main_thread():
+    for number in filter(None, (getattr(signal, name, None) for name in ("SIGHUP", "SIGTERM"))):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # What the scripts remember of verified bundles stays out of the user's own cache.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="whisper-tests-")
 

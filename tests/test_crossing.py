@@ -110,7 +110,7 @@ def test_the_whole_story(mini_bundle: Path, world: Path, other_user: tuple[str, 
 
     assert there("run_online_setup.py", "--verify").stdout.startswith("bundle: all ")
     there("train_offline.py", *SHORT)
-    assert there("evaluate_model.py", "--generation-max-length", 16).stdout.startswith("test split, 4 utterances")
+    assert there("evaluate_model.py", "--generation-max-length", 16).stdout.startswith("test: 4 utterances")
     clip = shutil.copy(next((DEMO_CORPUS / "clips").glob("*test_0000.mp3")), world / "들을 것.mp3")
     assert len(there("inference.py", clip, "--generation-max-length", 16).stdout.splitlines()) == 1
     assert snapshot(bundle) == before

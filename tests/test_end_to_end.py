@@ -146,7 +146,7 @@ def test_other_ways_to_train(moved_bundle: Path, tmp_path, flags, produced):
     assert (run / produced).is_file()
     if "full" in flags:
         assert "peak learning rate 1e-05" in done.stderr
-        assert script("evaluate_model.py", *where, check=True).stdout.startswith("test split, 4 utterances")
+        assert script("evaluate_model.py", *where, check=True).stdout.startswith("test: 4 utterances")
 
 
 def test_killed_and_resumed_ends_bit_identical(moved_bundle: Path, tmp_path):

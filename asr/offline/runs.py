@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.offline.checkpoints import MARK
+from asr.offline.lock import sole_use
 from asr.shared.bundle import Bundle
 from asr.shared.cli import settings_of, to_toml
 from config import TrainOffline, UseRun
@@ -106,13 +107,13 @@ def start_run(config: TrainOffline, bundle: Bundle, processes: int = 1) -> Run:
     settings = settings_of(config)
     run = _to_resume(config) if config.training.resume else None
     if run is not None:
+        if not run.finished:
+            _refuse_if_in_use(run)
         _check_same(run, settings, bundle, processes)
         recover_folder(run.weights_dir)
         log.info("run: %s (resumed)", run.path)
         return run
     run = _new_folder(config)
-    # Neither belongs to what is trained: run again, it is a run of its own.
-    write_atomically(run.path / "config.toml", to_toml(config, leave_out={"run_name", "resume", "check", "json"}))
     layout, reason = _layout(config.training.audio_layout, bundle)
     log.info("audio layout: %s (%s)", layout, reason)
     run.update(
@@ -129,8 +130,17 @@ def start_run(config: TrainOffline, bundle: Bundle, processes: int = 1) -> Run:
         task=bundle.task,
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
     )
+    # After run.json, without which a folder counts as somebody else's. Neither name nor resume belongs to what is
+    # trained: run again, it is a run of its own.
+    write_atomically(run.path / "config.toml", to_toml(config, leave_out={"run_name", "resume", "check", "json"}))
     log.info("run: %s", run.path)
     return run
+
+
+def _refuse_if_in_use(run: Run) -> None:
+    """Refuse at once what `train` would refuse once the model is loaded: another process trains this run."""
+    with sole_use(run.path):
+        pass
 
 
 def _layout(wished: str, bundle: Bundle) -> tuple[str, str]:
@@ -145,8 +155,10 @@ def _new_folder(config: TrainOffline) -> Run:
     run = Run(config.run.output_dir / name)
     # A run that broke off before its first checkpoint may be begun again; nothing else is ever removed.
     if run.record and not run.has_something:
+        _refuse_if_in_use(run)
         shutil.rmtree(run.path)
-    if run.path.exists() and any(run.path.iterdir()):
+    # Hidden files are what a crash left of run.json itself.
+    if run.path.exists() and any(not path.name.startswith(".") for path in run.path.iterdir()):
         raise UserError(f"--run-name {name}: {run.path} exists already; choose another name, or add --resume")
     run.path.mkdir(parents=True, exist_ok=True)
     return run

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from safetensors.torch import load_file
 import download_data
 from asr.offline.checkpoints import mark_complete
 from asr.offline.decoding import Transcriber
+from asr.offline.lock import sole_use
 from asr.offline.precision import Precision
 from asr.offline.runs import Run, find_run, finish_run, start_run
 from asr.offline.trainer import build_trainer, token_mean_loss, train
@@ -199,3 +203,32 @@ def test_run_of_another_base_model_is_refused(mini_bundle, tmp_path):
     run.update(base_model_sha256={"model/model.safetensors": "0" * 64})
     with pytest.raises(UserError, match="another base model"):
         find_run(UseRun(tmp_path), bundle)
+
+
+def test_a_run_in_training_is_neither_begun_again_nor_resumed(mini_bundle, tmp_path):
+    """Before its first checkpoint it looks like one that broke off, and would be removed."""
+    bundle = open_bundle(mini_bundle)
+    run = start_run(configuration(mini_bundle, tmp_path, "--run-name", "night"), bundle)
+    ready, tell = os.pipe()
+    pid = os.fork()
+    if not pid:
+        with sole_use(run.path):
+            os.write(tell, b"x")
+            time.sleep(60)
+    os.read(ready, 1)
+    try:
+        for more in ((), ("--resume",)):
+            with pytest.raises(UserError, match=f"is in use by process {pid} "):
+                start_run(configuration(mini_bundle, tmp_path, "--run-name", "night", *more), bundle)
+            if not more:
+                begun(run)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert start_run(configuration(mini_bundle, tmp_path, "--run-name", "night", "--resume"), bundle).record
+
+
+def test_a_crash_before_run_json_leaves_the_name_free(mini_bundle, tmp_path):
+    (tmp_path / "night").mkdir()
+    (tmp_path / "night" / ".run.json.17.tmp").write_text("{")
+    assert start_run(configuration(mini_bundle, tmp_path, "--run-name", "night"), open_bundle(mini_bundle)).record
