@@ -117,7 +117,7 @@ def test_change_of_window_is_that_of_the_same_system():
     assert base["against_other_window"] is tuned["against_other_window"] is None
     change = trimmed["against_other_window"]
     assert change["window"] == "padded"
-    assert change["metrics"]["cer"]["difference"] == pytest.approx(-5 / 14)
+    assert change["metrics"]["wer"]["difference"] == pytest.approx(-4 / 5), "from tuned, not from base"
 
 
 def test_distributions_by_hand():
@@ -138,6 +138,15 @@ def test_confusions_count_each_system():
     assert {"reference": "다", "hypothesis": "디", "counts": [1, 0]} in found["substituted"]
     assert found["inserted"] == [{"hypothesis": "네", "counts": [3, 1]}]
     assert {"reference": "학", "counts": [0, 1]} in found["deleted"]
+
+
+def test_most_frequent_confusion_comes_first():
+    said = utterances(["가나", "가가", "하나", "하나"])
+    written = ["나나", "가바", "나나", "나나"]
+    found = Evaluation(said, [output("base", written), output("tuned", written)]).figures["confusions"]["substituted"]
+    assert [(row["reference"], row["hypothesis"], row["counts"]) for row in found] == [
+        ("하", "나", [2, 2]), ("가", "나", [1, 1]), ("가", "바", [1, 1]),
+    ]  # fmt: skip
 
 
 def test_only_speed_hangs_on_the_clock():
