@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers import WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer
 
+from asr.offline.greedy import GreedyDecoder
 from asr.offline.hardware import is_out_of_memory
 from asr.offline.parts import free_memory
 from asr.offline.precision import Precision
@@ -24,6 +28,8 @@ from config import Decoding
 from utils import log
 
 CUT_SEARCH_S = 5.0
+# Beyond this a larger batch gains nothing on a CPU, and its texts take room, too.
+MOST_CUT_WINDOWS = 4
 
 
 class Stopped(Exception):
@@ -33,6 +39,19 @@ class Stopped(Exception):
 def never() -> bool:
     """Do not stop."""
     return False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pieces of audio that are decoded together.
+
+    Attributes:
+        places: which pieces.
+        frames: of the encoder's window.
+    """
+
+    places: list[int]
+    frames: int
 
 
 class Transcriber:
@@ -57,23 +76,21 @@ class Transcriber:
         self.model = model
         self.tokenizer = processor.tokenizer
         self.precision = precision
-        self.decoding = decoding
         self.trimmed = trimmed
-        self.most_clips = decoding.per_device_eval_batch_size
         config = model.config
         self.log_mel = LogMel(config.num_mel_bins, 2 * config.max_source_positions)
-        prompt = len(self.tokenizer.prefix_tokens)
+        self.size = decoding.per_device_eval_batch_size
+        self.most_frames = self.size * self.log_mel.window_frames
+        prompt = prompt_of(model, self.tokenizer)
         limit = min(decoding.generation_max_length, config.max_target_positions)
-        self.options = {"max_new_tokens": limit - prompt}
-        if model.generation_config.is_multilingual:
-            self.options |= {"language": self.tokenizer.language, "task": self.tokenizer.task}
+        self.write = GreedyDecoder(model, prompt, limit - len(prompt))
 
     def transcribe(self, waveforms: list[np.ndarray], progress: str = "") -> list[str]:
         """Return the text of each waveform (float32, 16 kHz, any length), in the given order.
 
         With `progress` for its title, a bar is shown.
         """
-        pieces = [(i, piece) for i, waveform in enumerate(waveforms) for piece in self._cut(waveform)]
+        pieces = [(i, piece) for i, waveform in enumerate(waveforms) for piece in self.pieces(waveform)]
 
         def spectrum(p: int) -> torch.Tensor:
             return self.log_mel.spectrum(torch.from_numpy(pieces[p][1]))
@@ -93,51 +110,7 @@ class Transcriber:
         samples = [round(seconds * SAMPLE_RATE) for seconds in rows["duration_s"]]
         return self._decode_all(samples, lambda i: spectrum_of(rows[i], self.log_mel), progress, stop)
 
-    def _decode_all(
-        self,
-        samples: list[int],
-        spectrum: Callable[[int], torch.Tensor],
-        progress: str,
-        stop: Callable[[], bool] = never,
-    ) -> list[str]:
-        """Decode pieces of similar length together, so that a batch is done when its longest is."""
-        order = sorted(range(len(samples)), key=lambda p: -samples[p])
-        size = self.decoding.per_device_eval_batch_size
-        texts = [""] * len(samples)
-        bar = progress_bar(total=len(samples), desc=progress, unit="clip", disable=not progress, leave=False)
-        with bar, _evaluating(self.model, self.precision):
-            for start in range(0, len(order), size):
-                if stop():
-                    raise Stopped
-                batch = order[start : start + size]
-                frames = self.log_mel.frames_for(samples[batch[0]]) if self.trimmed else self.log_mel.window_frames
-                for p, text in zip(batch, self._decode([spectrum(p) for p in batch], frames), strict=True):
-                    texts[p] = text
-                bar.update(len(batch))
-        return texts
-
-    def _decode(self, spectra: list[torch.Tensor], frames: int) -> list[str]:
-        """Write down what is heard; where the memory does not hold all of it, one half after the other."""
-        half = -(-len(spectra) // 2)
-        if len(spectra) <= self.most_clips:
-            try:
-                return self._generate(spectra, frames)
-            except (RuntimeError, MemoryError) as error:
-                if len(spectra) == 1 or not is_out_of_memory(error):
-                    raise
-            free_memory()
-            self.most_clips = half
-            log.warning("out of memory: from now on no more than --per-device-eval-batch-size %d is decoded", half)
-        return self._decode(spectra[:half], frames) + self._decode(spectra[half:], frames)
-
-    def _generate(self, spectra: list[torch.Tensor], frames: int) -> list[str]:
-        features = torch.stack([self.log_mel.window(spectrum, frames) for spectrum in spectra])
-        features = features.to(self.precision.device, self.precision.compute_dtype)
-        with encoder_window(self.model, frames):
-            ids = self.model.generate(input_features=features, **self.options)
-        return [clean_text(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-
-    def _cut(self, waveform: np.ndarray) -> list[np.ndarray]:
+    def pieces(self, waveform: np.ndarray) -> list[np.ndarray]:
         """Cut audio that is longer than the window, each time where it is quietest near the window's end."""
         limit = self.log_mel.window_samples
         pieces = []
@@ -146,6 +119,98 @@ class Transcriber:
             pieces.append(waveform[:at])
             waveform = waveform[at:]
         return [*pieces, waveform]
+
+    def plan(self, samples: list[int]) -> list[Batch]:
+        """Return the batches in which pieces of so many samples are decoded, the longest pieces first.
+
+        Pieces of similar length are together, so that a batch is done when its longest is. A batch of windows that are
+        cut is larger: it may fill as many frames as `per_device_eval_batch_size` whole windows have.
+        """
+        order = sorted(range(len(samples)), key=lambda p: -samples[p])
+        batches = []
+        while order:
+            frames = self.log_mel.frames_for(samples[order[0]]) if self.trimmed else self.log_mel.window_frames
+            count = self.size * self._clips_a_window(frames)
+            batches.append(Batch(order[:count], frames))
+            order = order[count:]
+        return batches
+
+    def decode(self, batches: Iterable[Batch], spectrum: Callable[[int], torch.Tensor]) -> Iterator[list[str]]:
+        """Yield the texts of each batch; while one is decoded, the spectra of the next are made.
+
+        Args:
+            batches: as `plan` returns them.
+            spectrum: gives the spectrum of a piece (`LogMel.spectrum`).
+        """
+
+        def spectra(batch: Batch) -> list[torch.Tensor]:
+            with torch.no_grad():
+                return [spectrum(place) for place in batch.places]
+
+        with ThreadPoolExecutor(1) as beside, _evaluating(self.model, self.precision):
+            ahead: deque[tuple[Batch, Future]] = deque()
+            for batch in batches:
+                ahead.append((batch, beside.submit(spectra, batch)))
+                if len(ahead) > 1:
+                    yield self._texts(*ahead.popleft())
+            while ahead:
+                yield self._texts(*ahead.popleft())
+
+    def _decode_all(
+        self,
+        samples: list[int],
+        spectrum: Callable[[int], torch.Tensor],
+        progress: str,
+        stop: Callable[[], bool] = never,
+    ) -> list[str]:
+        batches = self.plan(samples)
+        texts = [""] * len(samples)
+        bar = progress_bar(total=len(samples), desc=progress, unit="clip", disable=not progress, leave=False)
+        with bar, closing(self.decode(batches, spectrum)) as decoded:
+            for batch in batches:
+                if stop():
+                    raise Stopped
+                for place, text in zip(batch.places, next(decoded), strict=True):
+                    texts[place] = text
+                bar.update(len(batch.places))
+        return texts
+
+    def _clips_a_window(self, frames: int) -> int:
+        return min(MOST_CUT_WINDOWS, self.log_mel.window_frames // frames)
+
+    def _texts(self, batch: Batch, spectra: Future) -> list[str]:
+        return self._decode(spectra.result(), batch.frames)
+
+    def _decode(self, spectra: list[torch.Tensor], frames: int) -> list[str]:
+        """Write down what is heard; where the memory does not hold all of it, one half after the other."""
+        half = -(-len(spectra) // 2)
+        if len(spectra) == 1 or len(spectra) * frames <= self.most_frames:
+            try:
+                return self._generate(spectra, frames)
+            except (RuntimeError, MemoryError) as error:
+                if len(spectra) == 1 or not is_out_of_memory(error):
+                    raise
+            free_memory()
+            self.most_frames = half * frames
+            fits = max(1, half // self._clips_a_window(frames))
+            log.warning(
+                "out of memory: from now on %d clips at once (next time --per-device-eval-batch-size %d)", half, fits
+            )
+        return self._decode(spectra[:half], frames) + self._decode(spectra[half:], frames)
+
+    def _generate(self, spectra: list[torch.Tensor], frames: int) -> list[str]:
+        features = torch.stack([self.log_mel.window(spectrum, frames) for spectrum in spectra])
+        features = features.to(self.precision.device, self.precision.compute_dtype)
+        with encoder_window(self.model, frames):
+            ids = self.write(features)
+        return [clean_text(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def prompt_of(model: WhisperForConditionalGeneration | PeftModel, tokenizer: WhisperTokenizer) -> list[int]:
+    """Return the tokens that every text of a model begins with; a model for English alone is told no language."""
+    if model.generation_config.is_multilingual:
+        return list(tokenizer.prefix_tokens)
+    return [model.config.decoder_start_token_id, tokenizer.convert_tokens_to_ids("<|notimestamps|>")]
 
 
 @contextmanager

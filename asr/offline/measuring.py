@@ -11,7 +11,6 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import SaveStrategy
@@ -23,6 +22,7 @@ from asr.offline.precision import Precision
 from asr.offline.runs import Run, start_run
 from asr.offline.sampling import Window
 from asr.offline.trainer import WhisperTrainer, build_trainer
+from asr.shared.audio import SAMPLE_RATE
 from asr.shared.bundle import Bundle
 from asr.shared.progress import progress_bar
 from config import TrainOffline
@@ -92,7 +92,7 @@ def measure(
         trainer.parts = Whole(len(plan.largest), few)
         usual = list(islice(cycle(plan.sampler.epoch.batches), few * TYPICAL_STEPS))
         pace = _run_steps(trainer, [plan.largest] * (few * WORST_STEPS) + usual, seconds)
-        clip_seconds = _decoding_pace(trainer, config) if decode and trainer.eval_dataset is not None else 0.0
+        clip_seconds = _decoding_pace(trainer) if decode and trainer.eval_dataset is not None else 0.0
 
     done = usual[: few * (len(pace.ends) - WORST_STEPS)]
     frames = sum(windows * length for windows, length, _ in map(plan.sampler.shape_of, done))
@@ -159,13 +159,11 @@ def _loading_pace(trainer: WhisperTrainer, batch: list[Window], workers: int) ->
         torch.set_num_threads(threads)
 
 
-def _decoding_pace(trainer: WhisperTrainer, config: TrainOffline) -> float:
+def _decoding_pace(trainer: WhisperTrainer) -> float:
     """Return the seconds for a validation clip, from one batch of clips of middling length."""
     rows = trainer.eval_dataset
-    order = np.argsort(rows["duration_s"])
-    size = min(config.decoding.per_device_eval_batch_size, len(rows))
-    start = (len(rows) - size) // 2
-    chosen = rows.select(order[start : start + size].tolist())
+    batches = trainer.transcriber.plan([round(seconds * SAMPLE_RATE) for seconds in rows["duration_s"]])
+    chosen = rows.select(batches[len(batches) // 2].places)
     began = time.monotonic()
     trainer.transcriber.transcribe_clips(chosen)
-    return (time.monotonic() - began) / size
+    return (time.monotonic() - began) / len(chosen)

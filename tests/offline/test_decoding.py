@@ -84,7 +84,7 @@ def test_audio_longer_than_the_window_is_cut_in_silence_and_loses_nothing(transc
     speech = noise(12, 1)
     speech[int(4.0 * SAMPLE_RATE) : int(4.3 * SAMPLE_RATE)] = 0
     speech[int(8.1 * SAMPLE_RATE) : int(8.4 * SAMPLE_RATE)] = 0
-    pieces = transcriber._cut(speech)
+    pieces = transcriber.pieces(speech)
     np.testing.assert_array_equal(np.concatenate(pieces), speech)
     ends = np.cumsum([len(piece) for piece in pieces[:-1]]) / SAMPLE_RATE
     assert 4.0 < ends[0] < 4.3
@@ -100,5 +100,22 @@ def test_quietest_place_is_found():
 
 def test_prompt_holds_language_and_task(transcriber):
     """They are given at every call: a reloaded generation configuration may not have them."""
-    assert transcriber.options["language"] == "korean"
-    assert transcriber.options["task"] == "transcribe"
+    names = transcriber.tokenizer.convert_ids_to_tokens(transcriber.write.prompt)
+    assert names == ["<|startoftranscript|>", "<|ko|>", "<|transcribe|>", "<|notimestamps|>"]
+
+
+def test_windows_that_are_cut_are_decoded_more_at_a_time(transcriber, monkeypatch):
+    """Two whole windows of 5 s take the room of eight of 1 s; more than four times as many gain nothing."""
+    samples = [SAMPLE_RATE] * 20
+    assert [len(batch.places) for batch in transcriber.plan(samples)] == [2] * 10
+    monkeypatch.setattr(transcriber, "trimmed", True)
+    batches = transcriber.plan(samples)
+    assert [len(batch.places) for batch in batches] == [8, 8, 4]
+    assert {batch.frames for batch in batches} == {120}
+    assert [len(batch.places) for batch in transcriber.plan([3 * SAMPLE_RATE] * 5)] == [2, 2, 1]
+
+
+def test_plan_holds_every_piece_once_and_the_longest_first(transcriber):
+    seconds = [1.0, 4.0, 2.0, 0.5, 3.0]
+    places = [place for batch in transcriber.plan([int(s * SAMPLE_RATE) for s in seconds]) for place in batch.places]
+    assert places == [1, 4, 2, 0, 3]

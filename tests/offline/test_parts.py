@@ -288,6 +288,6 @@ def test_decoding_that_runs_out_of_memory_goes_on_with_fewer_clips(caplog):
         assert tried == [5, 3, 2, 1, 2]
         assert transcriber.transcribe(clips) == expected
         assert max(tried[5:]) == 2, "what was learnt holds for later batches"
-    assert "--per-device-eval-batch-size 2" in caplog.text
+    assert "2 clips at once (next time --per-device-eval-batch-size 1)" in caplog.text
     with room_for(0, transcriber.model), pytest.raises(torch.OutOfMemoryError):
         transcriber.transcribe(clips)

@@ -55,10 +55,8 @@ def prepared(mini_bundle, folder, *flags: object) -> tuple[WhisperTrainer, Run]:
 def prompt_of(model, decode) -> list[int]:
     """The tokens from which a model begins to write, as its decoder gets them."""
     seen: list[list[int]] = []
-    decoder = model.get_decoder()
-    hook = decoder.register_forward_pre_hook(
-        lambda _, args, given: seen.append((args or (given["input_ids"],))[0][0].tolist()), with_kwargs=True
-    )
+    tokens = model.get_decoder().embed_tokens
+    hook = tokens.register_forward_pre_hook(lambda _, given: seen.append(given[0][0].tolist()))
     try:
         decode()
     finally:
