@@ -42,23 +42,29 @@ class Whisper:
 
 @dataclass
 class Source:
-    """Where the speech comes from, and which column is which. Columns are found by their usual names, unless named."""
+    """Where the speech comes from."""
 
     source: tuple[str, ...] = ("auto",)
     """One or several of: common-voice zeroth-korean fleurs-ko kss hub table folder sql. auto takes each one whose own
     flag is given, and Common Voice where there is none."""
     limit: int = 0
     """Read at most so many rows of each source; 0 reads all."""
+    group_column: str | None = None
+    """Column of what must stay on one side of the split, such as a programme or a call; by default the speaker."""
+    split_column: str | None = None
+    """Column with train, validation (dev) or test."""
+
+
+@dataclass
+class TableColumns:
+    """Which column of a table is which. Columns are found by their usual names, unless named."""
+
     audio_column: str | None = None
     """Column with the audio: paths, or the bytes of audio files."""
     text_column: str | None = None
     """Column with what is said."""
     speaker_column: str | None = None
     """Column that tells speakers apart."""
-    group_column: str | None = None
-    """Column of what must stay on one side of the split, such as a programme or a call; by default the speaker."""
-    split_column: str | None = None
-    """Column with train, validation (dev) or test."""
     audio_root: Path | None = None
     """Folder that relative audio paths start from; by default the folder of the table."""
     path_map: tuple[str, ...] = ()
@@ -153,6 +159,7 @@ class Data:
     """The speech."""
 
     source: Source = field(default_factory=Source)
+    columns: TableColumns = field(default_factory=TableColumns)
     common_voice: CommonVoice = field(default_factory=CommonVoice)
     hub: HubDataset = field(default_factory=HubDataset)
     files: Files = field(default_factory=Files)
@@ -275,7 +282,8 @@ class Decoding:
     """How text is made from audio."""
 
     per_device_eval_batch_size: int = 8
-    """Utterances that are decoded together."""
+    """Windows of 30 s that are decoded together; of windows that are cut shorter as many as take the same room, up to
+    four times the number."""
     generation_max_length: int = 225
     """Most tokens of one utterance, Whisper's 4 prompt tokens included; the model ends at 448."""
 
@@ -288,6 +296,41 @@ class UseRun:
     """Folder of all runs."""
     run: Path | None = None
     """Folder of one run, or its name under output_dir; by default the newest finished run."""
+
+
+@dataclass
+class UseRuns:
+    """Which systems are compared."""
+
+    output_dir: Path = Path("runs")
+    """Folder of all runs."""
+    run: tuple[Path, ...] = ()
+    """Folders of trained runs, or their names under output_dir; by default the newest finished run. Their base goes
+    with them."""
+    model: tuple[Path, ...] = ()
+    """Other systems, each a local folder with a Whisper as transformers has it, a PEFT adapter for the bundle's base,
+    or a model of CTranslate2. Alone they need no bundle, and the first is what the others are compared with."""
+
+
+@dataclass
+class Measuring:
+    """What they are compared on, and how it is told."""
+
+    data: Path | None = None
+    """Test set: another bundle, a split of one (bundle/data/validation), another folder that datasets opens, or a table
+    with audio (csv, tsv, jsonl, parquet, xlsx); by default the test split of --bundle-dir."""
+    also: tuple[Path, ...] = ()
+    """More test sets of these kinds, as speech that the model could do before: forgetting stands beside learning."""
+    windows: Literal["auto", "own", "both"] = "auto"
+    """Audio windows to decode with: own is that of each system's training; auto adds the 30 s of other tools where a
+    system was trained with shorter ones; both decodes everything with both."""
+    language: str | None = None
+    """Language of the speech, in English; by default the bundle's, and Korean without a bundle."""
+    evaluation_dir: Path | None = None
+    """Folder for the report; by default evaluation in the folder of the run, and evaluations/NAMES where several
+    systems are compared."""
+    overwrite_cache: bool = False
+    """Decode again what was decoded before (output_dir/.decoded keeps the texts)."""
 
 
 @dataclass
@@ -382,10 +425,12 @@ class TrainOffline:
 
 @dataclass
 class EvaluateModel:
-    """Measure CER and WER of the base model and of the tuned one on the bundle's test split."""
+    """Measure CER and WER of the base model and of tuned ones, or of any others, on the same test sets."""
 
     bundle: Bundle = field(default_factory=Bundle)
-    use: UseRun = field(default_factory=UseRun)
+    use: UseRuns = field(default_factory=UseRuns)
+    measuring: Measuring = field(default_factory=Measuring)
+    columns: TableColumns = field(default_factory=TableColumns)
     device: Device = field(default_factory=Device)
     decoding: Decoding = field(default_factory=Decoding)
 

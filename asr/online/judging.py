@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.online.sources.row import Row, flaw
-from asr.shared.audio import SAMPLE_RATE, Audio, AudioError, encode_flac, read_audio, resample, to_pcm16
+from asr.online.sources.row import Row
+from asr.shared.audio import CUT_SHORT_S, SAMPLE_RATE, Audio, AudioError, encode_flac, read_audio, resample, to_pcm16
+from asr.shared.tables.cells import flaw
 from asr.shared.text import clean_text, count_syllables, strip_caption_marks
 from config import Cleaning
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 # The loudest 25 ms below this (-60 dB of full scale) is silence; 16-bit noise of a muted input lies near -90 dB.
 SILENCE_RMS = 1e-3
 FULL_SCALE = 0.999
-# Containers round their duration, and lossy codecs pad: only more than this is called cut short.
-CUT_SHORT_S = 0.2
 
 
 @dataclass(frozen=True)

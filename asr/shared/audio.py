@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16_000
 BLOCK = 1 << 20
+# Containers round their duration, and lossy codecs pad: only more than this is called cut short.
+CUT_SHORT_S = 0.2
 # Beyond these a header is damaged: a minute at "1 Hz" would become days of audio.
 SLOWEST_RATE, FASTEST_RATE = 1_000, 768_000
 # What programs write as the size of a WAV file that they send into a pipe: 0, or about 2 or 4 GiB.
@@ -62,7 +64,15 @@ def load_audio(source: str | os.PathLike[str] | bytes) -> np.ndarray:
     Raises:
         AudioError: missing, empty, not audio, or broken.
     """
-    audio = read_audio(source)
+    return waveform_of(read_audio(source))
+
+
+def waveform_of(audio: Audio) -> np.ndarray:
+    """Bring decoded audio to 16 kHz: float32 in [-1, 1], shape (samples,).
+
+    Raises:
+        AudioError: it is so short that no sample is left.
+    """
     samples = resample(audio.samples, audio.rate)
     if not samples.size:
         raise AudioError("the file holds no audio samples", "empty audio")
@@ -82,7 +92,7 @@ def read_audio(source: str | os.PathLike[str] | bytes, limit_s: float | None = N
     """
     import numpy as np
 
-    data = source if isinstance(source, bytes) else _read_file(Path(source))
+    data = source if isinstance(source, bytes) else read_file(Path(source))
     if not data:
         raise AudioError("the file is empty", "empty audio")
     audio = _decode(data, limit_s)
@@ -91,6 +101,21 @@ def read_audio(source: str | os.PathLike[str] | bytes, limit_s: float | None = N
     if not np.isfinite(audio.samples).all():
         raise AudioError("the file holds samples that are no numbers", "samples not finite")
     return audio
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a file, decoded by nobody yet.
+
+    Raises:
+        AudioError: missing, or it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise AudioError(f"the file does not exist ({path})", "missing audio") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AudioError(f"the file cannot be read: {reason} ({str(path)[:200]})") from None
 
 
 def resample(waveform: np.ndarray, rate: int) -> np.ndarray:
@@ -120,16 +145,6 @@ def encode_flac(waveform: np.ndarray) -> bytes:
     pcm = waveform if waveform.dtype == np.int16 else to_pcm16(waveform)
     soundfile.write(buffer, pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise AudioError(f"the file does not exist ({path})", "missing audio") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise AudioError(f"the file cannot be read: {reason} ({str(path)[:200]})") from None
 
 
 def _decode(data: bytes, limit_s: float | None) -> Audio:

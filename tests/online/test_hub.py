@@ -86,23 +86,21 @@ def answer_cases() -> None:
 
 
 def _answer(case: dict[str, Any]) -> dict[str, Any]:
-    from config import Source
-
     announced: list[int] = []
     rows: list[dict[str, Any]] = []
     error = ""
-    source = Source(**case["source"])
+    named = dict(case["named"])
     wanted = hub_source.preset(case["preset"]) if case["preset"] else hub_source.HubSource("hub", **case["wanted"])
     try:
         hub_source.check(wanted)
-        for row in hub_source.read(wanted, source, announced.append):
+        for row in hub_source.read(wanted, named, announced.append):
             data = row.audio if isinstance(row.audio, bytes) else Path(row.audio).read_bytes()
             digest = hashlib.sha256(data).hexdigest() if data else ""
             rows.append(vars(row) | {"audio": None, "sha256": digest, "is_file": isinstance(row.audio, Path)})
     except UserError as raised:
         error = str(raised)
     # Other sources of the same run read with it too.
-    assert source == Source(**case["source"])
+    assert named == case["named"]
     loaded = any(name.partition(".")[0] == "torchcodec" for name in sys.modules)
     return {"rows": rows, "announced": announced, "error": error, "torchcodec": loaded}
 
@@ -132,9 +130,9 @@ def reading(url: str, home: Path, **more: str) -> Iterator[Read]:
     assert process.stdout is not None
 
     def read(
-        name: str = "", token: str = "", preset: str = "", source: dict[str, Any] | None = None, **wanted: Any
+        name: str = "", token: str = "", preset: str = "", named: dict[str, str] | None = None, **wanted: Any
     ) -> Answer:
-        case = {"token": token, "preset": preset, "source": source or {}, "wanted": {"id": name, **wanted}}
+        case = {"token": token, "preset": preset, "named": named or {}, "wanted": {"id": name, **wanted}}
         process.stdin.write(json.dumps(case) + "\n")
         process.stdin.flush()
         return Answer(**json.loads(process.stdout.readline()))
@@ -244,18 +242,18 @@ def test_columns_can_be_named(hub: FakeHub, read: Read) -> None:
     columns = {"a": [wav(1)], "b": [wav(2)], "ko": ["예"], "text": ["no"], "who": ["kim"], "call": [3]}
     name = publish(hub, "someone/columns", {"train.parquet": parquet(columns, audio=("a", "b"))})
     assert_refused(read(name), name, "--audio-column", "a, b, ko")
-    named = {"audio_column": "b", "text_column": "ko", "speaker_column": "who", "group_column": "call"}
-    answer = read(name, source=named)
+    named = {"audio": "b", "text": "ko", "speaker": "who", "group": "call"}
+    answer = read(name, named=named)
     assert answer.column("sha256") == [sha256(wav(2))]
     assert answer.column("text") == ["예"]
     assert (answer.column("speaker"), answer.column("group")) == (["kim"], ["3"])
-    assert_refused(read(name, source={"text_column": "kor"}), name, "'kor'", "--text-column")
+    assert_refused(read(name, named={"text": "kor"}), name, "'kor'", "--text-column")
 
 
 def test_a_column_called_split_counts_only_where_it_is_named(hub: FakeHub, read: Read) -> None:
     name = publish(hub, "someone/split-column", {"train.parquet": table(0, 1, 2, split=["dev", "test", "fold3"])})
     assert read(name).column("split") == ["train"] * 3
-    answer = read(name, source={"split_column": "split"})
+    answer = read(name, named={"split": "split"})
     assert [row["split"] for row in answer.rows if not row["refused"]] == ["validation", "test"]
     assert answer.rows[2]["refused"] == "unknown split"
 
@@ -301,7 +299,7 @@ def test_metadata_above_the_splits(hub: FakeHub, read: Read) -> None:
     lines = f"file_name,sentence\ntrain/{name},가\ntest/b.wav,나\ntest/gone.wav,다\n"
     files = {f"train/{unicodedata.normalize('NFD', name)}": wav(1), "test/b.wav": wav(2)}
     publish(hub, "someone/above", {"metadata.csv": lines.encode(), **files})
-    answer = read("someone/above", source={"audio_column": "audio"})
+    answer = read("someone/above", named={"audio": "audio"})
     good = [(row["split"], row["text"], row["sha256"]) for row in answer.rows if not row["refused"]]
     assert good == [("train", "가", sha256(wav(1))), ("test", "나", sha256(wav(2)))]
     assert {row["text"] for row in answer.rows if row["refused"]} == {"다"}
@@ -564,5 +562,5 @@ def test_presets(hub: FakeHub, read: Read, name: str) -> None:
     assert set(answer.column("source")) == {name}
     assert all(one.startswith(f"hub/{wanted.id}/") for one in answer.column("source_id"))
     other = {"zeroth-korean": "id", "fleurs-ko": "transcription", "kss": "expanded_script"}[name]
-    assert read(preset=name, source={"text_column": other}).column("text") != answer.column("text")
-    assert f"--source {name} ({wanted.id})" in read(preset=name, source={"text_column": "gone"}).error
+    assert read(preset=name, named={"text": other}).column("text") != answer.column("text")
+    assert f"--source {name} ({wanted.id})" in read(preset=name, named={"text": "gone"}).error

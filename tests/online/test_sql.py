@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from asr.online.sources import Row, database, sql, statement
 from asr.online.sources.statement import one_select
-from config import Data, Database, Source
+from config import Data, Database, Source, TableColumns
 from tests.conftest import ROOT
 from utils import UserError
 
@@ -130,8 +130,16 @@ def clips(server: Server) -> Iterator[Server]:
     server.execute("DROP TABLE training_datas")
 
 
-def described(url: str | None, query: str | None = None, table: str | None = None, **source: Any) -> Data:
-    return Data(source=Source(**source), database=Database(db_url=url, db_query=query, db_table=table))
+def described(
+    url: str | None,
+    query: str | None = None,
+    table: str | None = None,
+    limit: int = 0,
+    group_column: str | None = None,
+    **columns: Any,
+) -> Data:
+    database = Database(db_url=url, db_query=query, db_table=table)
+    return Data(Source(limit=limit, group_column=group_column), TableColumns(**columns), database=database)
 
 
 def rows_of(data: Data, announce: Callable[[int], None] = lambda count: None) -> list[Row]:

@@ -20,9 +20,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asr.online.sources import table
-from asr.online.sources.encoding import CHUNK, decode, find_encoding
 from asr.online.sources.row import Row
-from config import Data, Files, Source
+from asr.shared.tables.formats import READERS
+from asr.shared.tables.paths import PathMap
+from config import Data, Files, Source, TableColumns
 from utils import UserError
 
 # Syllables that only the whole of CP949 has, and text that needs quoting.
@@ -30,15 +31,16 @@ SENTENCES = ["뷁 같은 소리", "똠얌꿍을 먹었다", "햏햏, 쀍!", '그
 modest = settings(deadline=None, max_examples=100, derandomize=True)
 
 
-def of(*paths: Path, **source: Any) -> Data:
-    return Data(source=Source(**source), files=Files(table=paths))
+def of(*paths: Path, group_column: str | None = None, **columns: Any) -> Data:
+    source = Source(group_column=group_column)
+    return Data(source=source, columns=TableColumns(**columns), files=Files(table=paths))
 
 
-def rows_of(*paths: Path, **source: Any) -> list[Row]:
+def rows_of(*paths: Path, **flags: Any) -> list[Row]:
     """Read tables as preparation would; what is announced is what comes."""
-    table.check(of(*paths, **source))
+    table.check(of(*paths, **flags))
     announced: list[int] = []
-    rows = list(table.read(of(*paths, **source), announced.append))
+    rows = list(table.read(of(*paths, **flags), announced.append))
     assert sum(announced) == len(rows)
     return rows
 
@@ -128,27 +130,6 @@ def test_a_file_in_no_encoding_is_refused_with_the_byte(tmp_path: Path) -> None:
     assert "not UTF-8 (byte 20 does not fit): save" in refused(lambda: table.check(of(path)))
     path.write_bytes("audio,text\na.wav,네\n".encode("utf-16") + b"\x00")
     assert "not UTF-16 (byte 40 does not fit): save" in refused(lambda: table.check(of(path)))
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "cp949", "utf-16-le"])
-def test_characters_across_the_chunks_in_which_a_file_is_looked_at(encoding: str) -> None:
-    for shift in range(3):
-        text = " " * shift + "가, 나. " * (CHUNK // 6)
-        assert find_encoding(io.BytesIO(text.encode(encoding))) == encoding
-        assert decode(text.encode(encoding)) == text
-
-
-def test_the_misfit_is_told_however_far_it_is() -> None:
-    data = "가".encode() * CHUNK
-    with pytest.raises(UnicodeError, match=rf"UTF-8 \(byte {len(data)} does not fit\)"):
-        find_encoding(io.BytesIO(data + b"\xff"))
-
-
-@pytest.mark.parametrize(
-    "text", ["audio,text\na.wav,\0\0\0\0\n", "파일,글\n뷁\0\0,네 \0\n", "나다 \0", "audio\0", "\0", "a\0\0b", "\0\0"]
-)
-def test_stray_nuls_are_no_utf_16(text: str) -> None:
-    assert find_encoding(io.BytesIO(text.encode())) == "utf-8"
 
 
 def test_a_table_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
@@ -532,7 +513,7 @@ records = st.lists(st.tuples(names, cells, cells.map(str.strip)), max_size=8)
 def assert_same(path: Path, expected: list[tuple[str, str, str]]) -> None:
     rows = rows_of(path)
     assert [(row.audio, row.text, row.speaker, row.refused) for row in rows] == [
-        (table.PathMap((), path.parent)(audio), text, speaker, "") for audio, text, speaker in expected
+        (PathMap((), path.parent)(audio), text, speaker, "") for audio, text, speaker in expected
     ]
 
 
@@ -609,7 +590,7 @@ def assert_rows_or_user_error(path: Path) -> list[Row]:
 
 
 @modest
-@given(st.binary(max_size=200), st.sampled_from(sorted(table.READERS)), st.booleans())
+@given(st.binary(max_size=200), st.sampled_from(sorted(READERS)), st.booleans())
 @example(b"\xff\xfe", ".csv", False)
 @example(b"\xfe\xff\0", ".jsonl", False)
 @example(b"PK\x05\x06" + bytes(18), ".xlsx", False)

@@ -18,8 +18,16 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.online.judging import CUT_SHORT_S
-from asr.shared.audio import SAMPLE_RATE, AudioError, encode_flac, load_audio, read_audio, resample, to_pcm16
+from asr.shared.audio import (
+    CUT_SHORT_S,
+    SAMPLE_RATE,
+    AudioError,
+    encode_flac,
+    load_audio,
+    read_audio,
+    resample,
+    to_pcm16,
+)
 from tests.conftest import DEMO_CORPUS, ROOT
 from tests.sounds import FORMATS, LOUDNESS, TONE_HZ, ffmpeg, in_format, noise, sine, video, wav
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from asr.online.sources.row import Announce, Row
+from asr.shared.tables.columns import named_columns
 from config import Data, Whisper
 from utils import UserError
 
@@ -102,4 +103,4 @@ def _reader(name: str, data: Data, whisper: Whisper, work_dir: Path) -> tuple[Ch
     from asr.online.sources import hub
 
     dataset = hub.described(data) if name == "hub" else hub.preset(name)
-    return partial(hub.check, dataset), partial(hub.read, dataset, data.source)
+    return partial(hub.check, dataset), partial(hub.read, dataset, named_columns(data.columns, data.source))

@@ -10,9 +10,11 @@ from typing import Any
 from asr.online.sources.hub_files import open_repository
 from asr.online.sources.hub_layout import AUDIO_FOLDER, lay_out
 from asr.online.sources.hub_splits import Split, open_folder, open_parquet
-from asr.online.sources.records import Malformed
-from asr.online.sources.row import SPLIT_NAMES, Announce, PathMap, Row, printable, row_from
-from config import Data, Source
+from asr.online.sources.row import SPLIT_NAMES, Announce, Row, row_from
+from asr.shared.tables.cells import printable
+from asr.shared.tables.paths import PathMap
+from asr.shared.tables.records import Malformed
+from config import Data
 from utils import UserError, log
 
 
@@ -96,12 +98,12 @@ def check(wanted: HubSource) -> None:
         raise UserError(f"{wanted.flag}: an id is needed, such as kresnik/zeroth_korean") from None
 
 
-def read(wanted: HubSource, source: Source, announce: Announce) -> Iterator[Row]:
+def read(wanted: HubSource, named: Mapping[str, str], announce: Announce) -> Iterator[Row]:
     """Download a dataset, or find it in the cache, and yield the rows of its splits.
 
     Args:
         wanted: the dataset.
-        source: which column is which, where the user says so; that outranks what `wanted` says.
+        named: role to column, where the user names one; that outranks what `wanted` says.
         announce: told the number of rows of a split before the first of them.
 
     Raises:
@@ -110,13 +112,10 @@ def read(wanted: HubSource, source: Source, announce: Announce) -> Iterator[Row]
     repository = open_repository(wanted.id, wanted.revision, wanted.flag)
     stored, splits = lay_out(repository, wanted.config)
     log.info("%s: commit %s has the splits %s", wanted.id, repository.commit, ", ".join(splits))
-    columns: dict[str, Any] = {
-        f"{role}_column": getattr(source, f"{role}_column") or name for role, name in wanted.columns.items()
-    }
     open_split = open_folder if stored == AUDIO_FOLDER else open_parquet
     names = _mapped(wanted, splits)
     # All of them are downloaded before the first row, for rows take hours and a download can fail at once.
-    opened = [open_split(repository, splits[theirs], replace(source, **columns)) for theirs, _ in names]
+    opened = [open_split(repository, splits[theirs], {**wanted.columns, **named}) for theirs, _ in names]
     for split, (theirs, ours) in zip(opened, names, strict=True):
         yield from _rows(wanted, split, theirs, ours, announce)
 

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 from asr.online.sources.hub_files import CARD, Repository, quietly
-from asr.online.sources.row import printable
+from asr.shared.tables.cells import printable
 from utils import UserError, log
 
 PARQUET, AUDIO_FOLDER = "parquet", "audiofolder"

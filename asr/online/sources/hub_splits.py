@@ -11,16 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from asr.online.sources.binary_table import parquet_table
 from asr.online.sources.hub_files import Repository, fetch
-from asr.online.sources.records import Malformed, Table
-from asr.online.sources.row import Columns, find_columns
-from asr.online.sources.text_table import delimited_table, json_table
-from config import Source
+from asr.shared.tables.binary_table import parquet_table
+from asr.shared.tables.columns import Columns, find_columns
+from asr.shared.tables.records import Malformed, Table
+from asr.shared.tables.text_table import delimited_table, json_table
 from utils import UserError
 
 METADATA = {"metadata.csv": delimited_table, "metadata.jsonl": json_table, "metadata.parquet": parquet_table}
 Record = dict[str, Any] | Malformed
+# Role to column, where one is named.
+Named = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Split:
     files: frozenset[Path] = frozenset()
 
 
-def open_parquet(repository: Repository, names: list[str], source: Source) -> Split:
+def open_parquet(repository: Repository, names: list[str], named: Named) -> Split:
     """Download the parquet files of a split; their rows are read a few at a time, and only the columns needed.
 
     Raises:
@@ -48,13 +49,13 @@ def open_parquet(repository: Repository, names: list[str], source: Source) -> Sp
     """
     paths = fetch(repository, names)
     tables = _tables(repository, paths)
-    if source.audio_column is None:
-        source = replace(source, audio_column=_audio_column(paths[names[0]]))
-    columns = _columns(repository, tables, source)
+    if "audio" not in named and (audio := _audio_column(paths[names[0]])):
+        named = {**named, "audio": audio}
+    columns = _columns(repository, tables, named)
 
     def records() -> Iterator[Record]:
         for name, table in tables.items():
-            with _told_of(repository, name, paths[name]):
+            with _told_of(paths[name]):
                 for _, record in table.records(columns):
                     yield record
 
@@ -77,7 +78,7 @@ def _audio_column(path: Path) -> str | None:
     return audio[0] if len(audio) == 1 else None
 
 
-def open_folder(repository: Repository, names: list[str], source: Source) -> Split:
+def open_folder(repository: Repository, names: list[str], named: Named) -> Split:
     """Download a split of an audio folder: the metadata, and the files beside it that it names.
 
     Raises:
@@ -91,21 +92,21 @@ def open_folder(repository: Repository, names: list[str], source: Source) -> Spl
             f"{repository.flag}: no metadata.csv and no metadata.jsonl says what is said in its audio files"
         )
     paths = fetch(repository, metadata)
-    if source.audio_column in (None, "audio"):
+    if named.get("audio", "audio") == "audio":
         # The Hub's viewer calls it audio.
-        source = replace(source, audio_column="file_name")
+        named = {**named, "audio": "file_name"}
     tables = _tables(repository, paths)
-    columns = _columns(repository, tables, source)
+    columns = _columns(repository, tables, named)
     here = fetch(repository, [name for name in names if name not in own])
     audio = {_composed(name): str(path) for name, path in here.items()}
     elsewhere = set() if own else {_composed(name) for name in repository.sizes} - audio.keys()
     records: list[Record] = []
     for name, table in tables.items():
-        with _told_of(repository, name, paths[name]):
+        with _told_of(paths[name]):
             records += _with_paths(table, columns, posixpath.dirname(name), audio, elsewhere)
-    named = {record.get(columns.audio) for record in records if isinstance(record, dict)}
+    told = {record.get(columns.audio) for record in records if isinstance(record, dict)}
     # A file without a line is a row without a text, so that it is counted among what is dropped.
-    records += [{columns.audio: path} for path in audio.values() if path not in named]
+    records += [{columns.audio: path} for path in audio.values() if path not in told]
     return Split(len(records), columns, iter(records), frozenset(here.values()))
 
 
@@ -125,16 +126,16 @@ def _with_paths(
 def _tables(repository: Repository, paths: Mapping[str, Path]) -> dict[str, Table]:
     tables = {}
     for name, path in paths.items():
-        with _told_of(repository, name, path):
-            tables[name] = METADATA.get(posixpath.basename(name), parquet_table)(path)
+        with _told_of(path):
+            tables[name] = METADATA.get(posixpath.basename(name), parquet_table)(path, f"{repository.flag}: {name}")
     return tables
 
 
-def _columns(repository: Repository, tables: Mapping[str, Table], source: Source) -> Columns:
+def _columns(repository: Repository, tables: Mapping[str, Table], named: Named) -> Columns:
     first = next(iter(tables))
-    columns = find_columns(tables[first].names, source, repository.flag)
+    columns = find_columns(tables[first].names, named, repository.flag)
     # The dataset's own splits count, unless a column is named.
-    columns = replace(columns, split=source.split_column or "")
+    columns = replace(columns, split=named.get("split", ""))
     for name, table in tables.items():
         lacking = {column for column in vars(columns).values() if column} - set(table.names)
         if lacking:
@@ -143,13 +144,12 @@ def _columns(repository: Repository, tables: Mapping[str, Table], source: Source
 
 
 @contextmanager
-def _told_of(repository: Repository, name: str, path: Path) -> Iterator[None]:
-    """Tell what is wrong with a file by its name in the dataset."""
+def _told_of(path: Path) -> Iterator[None]:
+    """Say of a file with which something is wrong where it lies."""
     try:
         yield
     except UserError as error:
-        trouble = str(error).removeprefix(f"--table {path}")
-        raise UserError(f"{repository.flag}: {name}{trouble} (so it is on the Hub; here: {path})") from None
+        raise UserError(f"{error} (so it is on the Hub; here: {path})") from None
 
 
 def _composed(name: str) -> str:

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr.online.sources.database import READ_ONLY, database_name, database_url, read_only_session, shown, told
-from asr.online.sources.row import Announce, Columns, PathMap, Row, as_text, find_columns, printable, row_from
+from asr.online.sources.row import Announce, Row, row_from
 from asr.online.sources.statement import Statement, one_select
+from asr.shared.tables.cells import as_text, printable
+from asr.shared.tables.columns import Columns, find_columns, named_columns
+from asr.shared.tables.paths import PathMap
 from config import Data
 from utils import UserError, log
 
@@ -40,7 +43,7 @@ def read(data: Data, announce: Announce) -> Iterator[Row]:
     Raises:
         UserError: as from `check`; or the connection breaks.
     """
-    paths = PathMap(data.source.path_map, data.source.audio_root or Path.cwd())
+    paths = PathMap(data.columns.path_map, data.columns.audio_root or Path.cwd())
     with _selected(data) as (url, connection, selection):
         log.info("reading %s from %s", data.database.db_table or "a query's rows", shown(url))
         if isinstance(selection, Statement) and not selection.ordered:
@@ -94,7 +97,7 @@ def _of_table(connection: Connection, data: Data) -> Select[Any]:
 
     inspector = inspect(connection)
     schema, name, names = _described(inspector, data.database.db_table or "")
-    found = find_columns(names, data.source, _what(data))
+    found = find_columns(names, named_columns(data.columns, data.source), _what(data))
     wanted = {found.audio, found.text, found.speaker, found.group, found.split, *_ids(names)} - {""}
     key = inspector.get_pk_constraint(name, schema=schema)["constrained_columns"]
     given = table(name, *map(column, names), schema=schema)
@@ -151,7 +154,7 @@ def _unread_left(result: CursorResult[Any]) -> Iterator[CursorResult[Any]]:
 def _find(result: CursorResult[Any], data: Data) -> tuple[Columns, str]:
     """Return which column of a result is what, and the one that identifies rows, or ""."""
     names = list(result.keys())
-    columns = find_columns(names, data.source, _what(data))
+    columns = find_columns(names, named_columns(data.columns, data.source), _what(data))
     twice = [name for name in vars(columns).values() if names.count(name) > 1]
     if twice:
         raise UserError(f"{_what(data)}: two columns are called '{twice[0]}': name one of them with AS")

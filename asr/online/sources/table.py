@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from asr.online.sources.binary_table import parquet_table, xlsx_table
-from asr.online.sources.encoding import decode
-from asr.online.sources.records import Malformed, Table
-from asr.online.sources.row import Announce, PathMap, Row, find_columns, flaw, printable, row_from
-from asr.online.sources.text_table import delimited_table, json_table
+from asr.online.sources.row import Announce, Row, row_from
+from asr.shared.tables.cells import flaw, printable
+from asr.shared.tables.columns import Columns, find_columns, named_columns
+from asr.shared.tables.encoding import decode
+from asr.shared.tables.formats import open_table
+from asr.shared.tables.paths import PathMap
+from asr.shared.tables.records import Malformed, Table
 from config import Data
 from utils import UserError
 
-READERS = {".csv": delimited_table, ".tsv": delimited_table, ".jsonl": json_table, ".ndjson": json_table}
-READERS |= {".parquet": parquet_table, ".xlsx": xlsx_table}
 AUDIO_ENDINGS = ".wav .mp3 .flac .ogg .opus .m4a .aac .webm .mp4 .wma .amr .aif .aiff"
 LARGEST_TEXT = 1 << 20
 
@@ -31,12 +30,12 @@ def check(data: Data) -> None:
     Raises:
         UserError: one is not.
     """
-    root = data.source.audio_root
+    root = data.columns.audio_root
     if root is not None and not os.path.isdir(root):
         raise UserError(f"--audio-root {root}: there is no such folder")
     for path in data.files.table:
-        table = _open(path)
-        next(table.records(find_columns(table.names, data.source, f"--table {path}")), None)
+        table, columns = _open(path, data)
+        next(table.records(columns), None)
 
 
 def read(data: Data, announce: Announce) -> Iterator[Row]:
@@ -46,9 +45,8 @@ def read(data: Data, announce: Announce) -> Iterator[Row]:
         UserError: a table is missing, damaged, empty, or lacks a column.
     """
     for path, name in _short_names(data.files.table):
-        table = _open(path)
-        columns = find_columns(table.names, data.source, f"--table {path}")
-        paths = PathMap(data.source.path_map, data.source.audio_root or path.parent)
+        table, columns = _open(path, data)
+        paths = PathMap(data.columns.path_map, data.columns.audio_root or path.parent)
         announce(table.count())
         for number, record in table.records(columns):
             source_id = f"table/{name}:{number}"
@@ -58,22 +56,11 @@ def read(data: Data, announce: Announce) -> Iterator[Row]:
                 yield row_from(record, columns, paths, "table", source_id)
 
 
-def _open(path: Path) -> Table:
-    reader = READERS.get(path.suffix.lower())
-    if not os.path.exists(path):
-        raise UserError(f"--table {path}: there is no such file")
+def _open(path: Path, data: Data) -> tuple[Table, Columns]:
     if os.path.isdir(path):
         raise UserError(f"--table {path} is a folder: name the table in it, or give --folder {path}")
-    if reader is None:
-        raise UserError(f"--table {path}: the name of a table must end in {' '.join(READERS)}")
-    table = reader(path)
-    names = Counter(name for name in table.names if name)
-    twice = [name for name, times in names.items() if times > 1]
-    if twice:
-        raise UserError(f"--table {path}: two columns are called '{printable(twice[0])}': rename one")
-    if not names:
-        raise UserError(f"--table {path} is empty: its first row must name the columns")
-    return table
+    table = open_table(path, "--table")
+    return table, find_columns(table.names, named_columns(data.columns, data.source), f"--table {path}")
 
 
 # Folders

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr.online.sources.row import Columns, printable
+from asr.shared.tables.cells import printable
+from asr.shared.tables.columns import Columns
 from utils import UserError, WhisperError
 
 
@@ -39,11 +40,12 @@ class Table:
 
 
 @contextlib.contextmanager
-def trouble_told(path: Path, *expected: type[Exception]) -> Iterator[None]:
+def trouble_told(path: Path, where: str, *expected: type[Exception]) -> Iterator[None]:
     """Turn what goes wrong while a table is read into one line.
 
     Args:
         path: the table.
+        where: what messages begin with, as "--table calls.csv".
         expected: what a damaged table raises, beyond OSError and UnicodeError.
     """
     try:
@@ -51,11 +53,11 @@ def trouble_told(path: Path, *expected: type[Exception]) -> Iterator[None]:
     except WhisperError:
         raise
     except UnicodeError as error:
-        raise UserError(f"--table {path}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
     except OSError as error:
-        raise UserError(f"--table {path} cannot be read: {error.strerror or _first_line(error)}") from None
+        raise UserError(f"{where} cannot be read: {error.strerror or _first_line(error)}") from None
     except expected as error:
-        raise UserError(f"--table {path} is damaged or no {path.suffix}: {_first_line(error)}") from None
+        raise UserError(f"{where} is damaged or no {path.suffix}: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from asr.online.sources.encoding import find_encoding
-from asr.online.sources.records import Malformed, Numbered, Table, trouble_told
-from asr.online.sources.row import Columns, printable
+from asr.shared.tables.cells import printable
+from asr.shared.tables.columns import Columns
+from asr.shared.tables.encoding import find_encoding
+from asr.shared.tables.records import Malformed, Numbered, Table, trouble_told
 from utils import UserError, log
 
 LONGEST_LINE = 1 << 20
@@ -66,39 +67,39 @@ class _Lines:
 
 
 @contextlib.contextmanager
-def _lines(path: Path, encoding: str) -> Iterator[_Lines]:
-    with trouble_told(path), open(path, encoding=encoding, newline="") as file:
+def _lines(path: Path, encoding: str, where: str) -> Iterator[_Lines]:
+    with trouble_told(path, where), open(path, encoding=encoding, newline="") as file:
         yield _Lines(file)
 
 
-def _encoding_of(path: Path) -> str:
-    with trouble_told(path), open(path, "rb") as file:
+def _encoding_of(path: Path, where: str) -> str:
+    with trouble_told(path, where), open(path, "rb") as file:
         return find_encoding(file)
 
 
 # CSV and TSV
 
 
-def delimited_table(path: Path) -> Table:
+def delimited_table(path: Path, where: str) -> Table:
     """Look into a CSV or TSV; its first line with any content is the header."""
-    encoding = _encoding_of(path)
-    with _lines(path, encoding) as lines:
+    encoding = _encoding_of(path, where)
+    with _lines(path, encoding, where) as lines:
         delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(lines)
-    with _lines(path, encoding) as lines:
+    with _lines(path, encoding, where) as lines:
         header = next(_cells(lines, delimiter), [])
     if isinstance(header, Malformed):
-        raise UserError(f"--table {path}: the header cannot be read: {header.detail}")
+        raise UserError(f"{where}: the header cannot be read: {header.detail}")
     names = [name.strip() for name in header]
 
     @functools.cache
     def bare_line() -> int:
         if path.suffix.lower() != ".tsv":
             return 0
-        with _lines(path, encoding) as lines:
+        with _lines(path, encoding, where) as lines:
             return _bare_line(lines, len(names))
 
     def rows() -> Iterator[tuple[int, list[str] | Malformed]]:
-        with _lines(path, encoding) as lines:
+        with _lines(path, encoding, where) as lines:
             cells = _cells(lines, delimiter, bare=bare_line() > 0)
             next(cells, None)
             for row in cells:
@@ -165,17 +166,17 @@ def _record(cells: list[str], names: list[str], columns: Columns) -> dict[str, A
 # JSON Lines
 
 
-def json_table(path: Path) -> Table:
+def json_table(path: Path, where: str) -> Table:
     """Look into a JSON Lines file; its first objects tell the columns."""
-    encoding = _encoding_of(path)
+    encoding = _encoding_of(path, where)
 
     def records(_: Columns | None = None) -> Iterator[Numbered]:
-        with _lines(path, encoding) as lines:
+        with _lines(path, encoding, where) as lines:
             for number, line in _filled(lines):
                 yield number, line if isinstance(line, Malformed) else _parsed(line)
 
     def count() -> int:
-        with _lines(path, encoding) as lines:
+        with _lines(path, encoding, where) as lines:
             return sum(1 for _ in _filled(lines))
 
     names: dict[str, None] = {}
@@ -183,7 +184,7 @@ def json_table(path: Path) -> Table:
         if isinstance(record, dict):
             names |= dict.fromkeys(record)
     if not names:
-        raise UserError(f"--table {path}: no line is a JSON object; it must be one object a line")
+        raise UserError(f"{where}: no line is a JSON object; it must be one object a line")
     return Table(list(names), count, records)
 
 
