@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -54,36 +55,99 @@ class Batch:
     frames: int
 
 
-class Transcriber:
-    """A model that listens.
+class Writer(Protocol):
+    """What makes text of windows: a model with its tokenizer, on its device.
+
+    Attributes:
+        mel_bins: that the encoder reads.
+        window_frames: of a whole window.
+    """
+
+    mel_bins: int
+    window_frames: int
+
+    def ready(self) -> AbstractContextManager[None]:
+        """Hold the model ready to write inside the block, and leave it after that as it was."""
+
+    def __call__(self, features: torch.Tensor) -> list[str]:
+        """Return the text of each window.
+
+        Args:
+            features: log-mel windows, float32 on the CPU, shape (batch, mel, frames); frames are even.
+        """
+
+
+class WhisperWriter:
+    """transformers' Whisper, plain or with an adapter, decoding greedily.
 
     Args:
-        model: Whisper, plain or with an adapter.
-        processor: of the same model, with language and task set.
+        model: on its device.
+        tokenizer: of the same model, with language and task set.
         precision: as the model was loaded.
-        decoding: batch size and length limit.
-        trimmed: cut the encoder's window to the longest of a batch; as the model was trained.
+        most_tokens: of one text, the prompt's included.
     """
 
     def __init__(
         self,
         model: WhisperForConditionalGeneration | PeftModel,
+        tokenizer: WhisperTokenizer,
+        precision: Precision,
+        most_tokens: int,
+    ) -> None:
+        self.model, self.tokenizer, self.precision = model, tokenizer, precision
+        config = model.config
+        self.mel_bins, self.window_frames = config.num_mel_bins, 2 * config.max_source_positions
+        self.prompt = prompt_of(model, self.tokenizer)
+        most = min(most_tokens, config.max_target_positions)
+        self.decoder = GreedyDecoder(model, self.prompt, most - len(self.prompt))
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Evaluation mode, no gradients and the right arithmetic inside the block; the old mode after it."""
+        was_training, precision = self.model.training, self.precision
+        self.model.eval()
+        try:
+            # Not inference_mode: bitsandbytes casts biases in place, and they would be barred from training for ever.
+            with torch.no_grad(), torch.autocast(precision.device, precision.compute_dtype, enabled=precision.autocast):
+                yield
+        finally:
+            self.model.train(was_training)
+
+    def __call__(self, features: torch.Tensor) -> list[str]:
+        """Return the text of each window; see `Writer`."""
+        features = features.to(self.precision.device, self.precision.compute_dtype)
+        with encoder_window(self.model, features.shape[-1]):
+            ids = self.decoder(features)
+        return [clean_text(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+class Transcriber:
+    """A model that listens.
+
+    Args:
+        writer: the model.
+        decoding: batch size.
+        trimmed: cut the encoder's window to the longest of a batch; as the model was trained.
+    """
+
+    def __init__(self, writer: Writer, decoding: Decoding, trimmed: bool = False) -> None:
+        self.writer, self.trimmed = writer, trimmed
+        self.log_mel = LogMel(writer.mel_bins, writer.window_frames)
+        self.size = decoding.per_device_eval_batch_size
+        self.most_frames = self.size * self.log_mel.window_frames
+
+    @classmethod
+    def of(
+        cls,
+        model: WhisperForConditionalGeneration | PeftModel,
         processor: WhisperProcessor,
         precision: Precision,
         decoding: Decoding,
         trimmed: bool = False,
-    ) -> None:
-        self.model = model
-        self.tokenizer = processor.tokenizer
-        self.precision = precision
-        self.trimmed = trimmed
-        config = model.config
-        self.log_mel = LogMel(config.num_mel_bins, 2 * config.max_source_positions)
-        self.size = decoding.per_device_eval_batch_size
-        self.most_frames = self.size * self.log_mel.window_frames
-        prompt = prompt_of(model, self.tokenizer)
-        limit = min(decoding.generation_max_length, config.max_target_positions)
-        self.write = GreedyDecoder(model, prompt, limit - len(prompt))
+    ) -> Transcriber:
+        """Return the transcriber of a model; arguments as for `WhisperWriter`."""
+        writer = WhisperWriter(model, processor.tokenizer, precision, decoding.generation_max_length)
+        return cls(writer, decoding, trimmed)
 
     def transcribe(self, waveforms: list[np.ndarray], progress: str = "") -> list[str]:
         """Return the text of each waveform (float32, 16 kHz, any length), in the given order.
@@ -135,7 +199,7 @@ class Transcriber:
             order = order[count:]
         return batches
 
-    def decode(self, batches: Iterable[Batch], spectrum: Callable[[int], torch.Tensor]) -> Iterator[list[str]]:
+    def decode(self, batches: Iterable[Batch], spectrum: Callable[[int], torch.Tensor]) -> Generator[list[str]]:
         """Yield the texts of each batch; while one is decoded, the spectra of the next are made.
 
         Args:
@@ -147,7 +211,7 @@ class Transcriber:
             with torch.no_grad():
                 return [spectrum(place) for place in batch.places]
 
-        with ThreadPoolExecutor(1) as beside, _evaluating(self.model, self.precision):
+        with ThreadPoolExecutor(1) as beside, self.writer.ready():
             ahead: deque[tuple[Batch, Future]] = deque()
             for batch in batches:
                 ahead.append((batch, beside.submit(spectra, batch)))
@@ -186,7 +250,7 @@ class Transcriber:
         half = -(-len(spectra) // 2)
         if len(spectra) == 1 or len(spectra) * frames <= self.most_frames:
             try:
-                return self._generate(spectra, frames)
+                return self._write(spectra, frames)
             except (RuntimeError, MemoryError) as error:
                 if len(spectra) == 1 or not is_out_of_memory(error):
                     raise
@@ -198,12 +262,8 @@ class Transcriber:
             )
         return self._decode(spectra[:half], frames) + self._decode(spectra[half:], frames)
 
-    def _generate(self, spectra: list[torch.Tensor], frames: int) -> list[str]:
-        features = torch.stack([self.log_mel.window(spectrum, frames) for spectrum in spectra])
-        features = features.to(self.precision.device, self.precision.compute_dtype)
-        with encoder_window(self.model, frames):
-            ids = self.write(features)
-        return [clean_text(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    def _write(self, spectra: list[torch.Tensor], frames: int) -> list[str]:
+        return self.writer(torch.stack([self.log_mel.window(spectrum, frames) for spectrum in spectra]))
 
 
 def prompt_of(model: WhisperForConditionalGeneration | PeftModel, tokenizer: WhisperTokenizer) -> list[int]:
@@ -211,19 +271,6 @@ def prompt_of(model: WhisperForConditionalGeneration | PeftModel, tokenizer: Whi
     if model.generation_config.is_multilingual:
         return list(tokenizer.prefix_tokens)
     return [model.config.decoder_start_token_id, tokenizer.convert_tokens_to_ids("<|notimestamps|>")]
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module, precision: Precision) -> Iterator[None]:
-    """Evaluation mode, no gradients and the right arithmetic inside the block; the old mode after it."""
-    was_training = model.training
-    model.eval()
-    try:
-        # Not inference_mode: bitsandbytes casts biases in place, and they would be barred from training for ever.
-        with torch.no_grad(), torch.autocast(precision.device, precision.compute_dtype, enabled=precision.autocast):
-            yield
-    finally:
-        model.train(was_training)
 
 
 def quietest(waveform: np.ndarray, start: int, end: int, frame: int = 1600) -> int:

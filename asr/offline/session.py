@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from transformers.utils import logging as transformers_logging
 
 from asr.offline.decoding import Transcriber
@@ -26,13 +28,15 @@ class Session:
     Attributes:
         bundle: verified.
         run: the run in use.
-        tuned: transcriber of the run's model; with LoRA its adapter can be switched off.
+        tuned: transcriber of the run's model.
+        model: that model; with LoRA its adapter can be switched off.
         whole: transcriber of the base where every weight was tuned, so that it is a model of its own.
     """
 
     bundle: Bundle
     run: Run
     tuned: Transcriber
+    model: torch.nn.Module
     whole: Transcriber | None
 
     @contextmanager
@@ -41,7 +45,7 @@ class Session:
         if self.whole is not None:
             yield self.whole
             return
-        with without_adapter(self.tuned.model):
+        with without_adapter(self.model):
             yield self.tuned
 
 
@@ -58,13 +62,15 @@ def open_session(bundle_dir: Path, use: UseRun, device: Device, decoding: Decodi
     precision = choose_precision(device, run.record["settings"]["method"])
     processor = load_processor(bundle.model_dir, bundle.language, bundle.task)
 
-    def listening(model_dir: Path, adapter_dir: Path | None = None) -> Transcriber:
-        model = load_whisper(model_dir, precision)
-        trimmed = run.record["audio_layout"] == "trimmed"
-        tuned = load_adapter(model, adapter_dir) if adapter_dir else model
-        return Transcriber(tuned, processor, precision, decoding, trimmed)
+    trimmed = run.record["audio_layout"] == "trimmed"
+
+    def listening(model: Any) -> Transcriber:
+        return Transcriber.of(model, processor, precision, decoding, trimmed)
 
     log.info("loading %s", run.weights_dir)
     if full:
-        return Session(bundle, run, listening(run.model_dir), listening(bundle.model_dir) if with_base else None)
-    return Session(bundle, run, listening(bundle.model_dir, run.adapter_dir), None)
+        whole = listening(load_whisper(bundle.model_dir, precision)) if with_base else None
+        model = load_whisper(run.model_dir, precision)
+        return Session(bundle, run, listening(model), model, whole)
+    tuned = load_adapter(load_whisper(bundle.model_dir, precision), run.adapter_dir)
+    return Session(bundle, run, listening(tuned), tuned, None)

@@ -146,7 +146,7 @@ class WhisperTrainer(Seq2SeqTrainer):
         self.model_accepts_loss_kwargs = False
         self.transcriber, self.sampler, self.interruption = transcriber, sampler, interruption
         self.ranks = ranks
-        self.guard = LossGuard(transcriber.model.config.vocab_size)
+        self.guard = LossGuard(self.model.config.vocab_size)
         arguments = self.args
         batch = arguments.per_device_train_batch_size
         self.parts = Parts(batch, sampler.step_size // (batch * sampler.world), arguments.world_size)
@@ -290,7 +290,7 @@ def build_trainer(
         # A whole model that is saved writes what it was tuned for when it is not told.
         generation, tokenizer = model.generation_config, processor.tokenizer
         generation.language, generation.task = tokenizer.language, tokenizer.task
-    transcriber = Transcriber(model, processor, precision, config.decoding, trimmed=layout == "trimmed")
+    transcriber = Transcriber.of(model, processor, precision, config.decoding, trimmed=layout == "trimmed")
     sampler = WindowSampler.of(splits["train"], config, model.config, layout, ranks.rank, ranks.world)
     arguments = training_arguments(config, run, precision)
     arguments.activation_checkpointing = checkpointing

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
@@ -156,9 +158,20 @@ def load_adapter(model: WhisperForConditionalGeneration, adapter_dir: Path) -> P
         UserError: the adapter does not fit.
     """
     try:
-        return PeftModel.from_pretrained(model, adapter_dir, local_files_only=True)
+        tuned = PeftModel.from_pretrained(model, adapter_dir, local_files_only=True)
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"{adapter_dir} does not fit the bundle's model: {str(error).splitlines()[0]}") from None
+    # PEFT leaves new, and so idle, what it finds no weights for, and lets go of weights that it has no place for.
+    with safe_open(adapter_dir / "adapter_model.safetensors", "pt") as file:
+        held = get_peft_model_state_dict(tuned, save_embedding_layers=False)
+        strange = set(_adapter_names(file.keys())) ^ set(_adapter_names(held))
+    if strange:
+        raise UserError(f"{adapter_dir} does not fit the bundle's model: {min(strange)} is in only one of them")
+    return tuned
+
+
+def _adapter_names(names: Iterable[str]) -> Iterator[str]:
+    return (name for name in names if "lora_A" in name or "lora_B" in name)
 
 
 def without_adapter(model: torch.nn.Module) -> AbstractContextManager[None]:

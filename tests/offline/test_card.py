@@ -192,7 +192,7 @@ def test_the_code_in_the_card_runs(bundle, tmp_path, method):
         env={**environment, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip
     processor = load_processor(DEMO_MODEL, "Korean", "transcribe")
-    transcriber = Transcriber(model, processor, CPU, Decoding(generation_max_length=40))
+    transcriber = Transcriber.of(model, processor, CPU, Decoding(generation_max_length=40))
     (heard,) = transcriber.transcribe([waveform])
     with model.disable_adapter():
         (without,) = transcriber.transcribe([waveform])

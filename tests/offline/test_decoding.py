@@ -22,7 +22,7 @@ CPU = Precision("cpu", "none", torch.float32)
 def transcriber(mini_model):
     model = attach_lora(load_whisper(mini_model, CPU), Lora())
     processor = load_processor(mini_model, "Korean", "transcribe")
-    return Transcriber(model, processor, CPU, Decoding(per_device_eval_batch_size=2, generation_max_length=24))
+    return Transcriber.of(model, processor, CPU, Decoding(per_device_eval_batch_size=2, generation_max_length=24))
 
 
 def noise(seconds: float, seed: int) -> np.ndarray:
@@ -73,9 +73,9 @@ def test_each_clip_is_opened_once_and_when_its_turn_comes(transcriber):
 
 def test_training_goes_on_as_it_was(transcriber):
     """Evaluation leaves neither evaluation mode nor missing gradients behind."""
-    transcriber.model.train()
+    transcriber.writer.model.train()
     transcriber.transcribe([noise(1, 0)])
-    assert transcriber.model.training
+    assert transcriber.writer.model.training
     assert torch.is_grad_enabled()
 
 
@@ -100,7 +100,7 @@ def test_quietest_place_is_found():
 
 def test_prompt_holds_language_and_task(transcriber):
     """They are given at every call: a reloaded generation configuration may not have them."""
-    names = transcriber.tokenizer.convert_ids_to_tokens(transcriber.write.prompt)
+    names = transcriber.writer.tokenizer.convert_ids_to_tokens(transcriber.writer.prompt)
     assert names == ["<|startoftranscript|>", "<|ko|>", "<|transcribe|>", "<|notimestamps|>"]
 
 

@@ -279,15 +279,15 @@ def test_a_training_that_runs_out_of_memory_ends_as_one_that_does_not(mini_bundl
 def test_decoding_that_runs_out_of_memory_goes_on_with_fewer_clips(caplog):
     processor = load_processor(DEMO_MODEL, "Korean", "transcribe")
     options = CPU, Decoding(per_device_eval_batch_size=8, generation_max_length=12)
-    transcriber = Transcriber(load_whisper(DEMO_MODEL, CPU), processor, *options, trimmed=True)
+    transcriber = Transcriber.of(load_whisper(DEMO_MODEL, CPU), processor, *options, trimmed=True)
     random = np.random.default_rng(0)
     clips = [0.1 * random.standard_normal(1600 * n).astype(np.float32) for n in (9, 3, 5, 12, 7)]
     expected = transcriber.transcribe(clips)
-    with room_for(2, transcriber.model) as tried:
+    with room_for(2, transcriber.writer.model) as tried:
         assert transcriber.transcribe(clips) == expected
         assert tried == [5, 3, 2, 1, 2]
         assert transcriber.transcribe(clips) == expected
         assert max(tried[5:]) == 2, "what was learnt holds for later batches"
     assert "2 clips at once (next time --per-device-eval-batch-size 1)" in caplog.text
-    with room_for(0, transcriber.model), pytest.raises(torch.OutOfMemoryError):
+    with room_for(0, transcriber.writer.model), pytest.raises(torch.OutOfMemoryError):
         transcriber.transcribe(clips)

@@ -108,7 +108,7 @@ def test_both_kinds_of_storage_are_evaluated_to_the_same_text(mini_bundle, featu
     """By the demo's model, which has learnt to write something."""
     processor = load_processor(DEMO_MODEL, "Korean", "transcribe")
     decoding = Decoding(generation_max_length=32)
-    transcriber = Transcriber(load_whisper(DEMO_MODEL, CPU), processor, CPU, decoding, trimmed=True)
+    transcriber = Transcriber.of(load_whisper(DEMO_MODEL, CPU), processor, CPU, decoding, trimmed=True)
     texts = [
         transcriber.transcribe_clips(load_from_disk(str(bundle / "data"))["test"])
         for bundle in (mini_bundle, features_bundle)

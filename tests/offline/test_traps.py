@@ -87,7 +87,7 @@ def test_the_decoder_reads_one_start_token_and_learns_what_follows_each_token(mi
     )
     trainer.train()
     hook.remove()
-    start, language = trainer.transcriber.tokenizer.convert_tokens_to_ids(PROMPT[:2])
+    start, language = trainer.transcriber.writer.tokenizer.convert_tokens_to_ids(PROMPT[:2])
     (read,), (learnt,) = read, learnt
     assert read.shape == learnt.shape
     assert (read == start).sum(dim=1).tolist() == [1] * len(read)
@@ -103,7 +103,7 @@ def test_the_decoder_reads_one_start_token_and_learns_what_follows_each_token(mi
 def test_error_rates_are_those_of_generated_text(mini_bundle, tmp_path):
     """Teacher forcing gives the model the right text so far, and so rates that nobody will meet."""
     trainer, _ = prepared(mini_bundle, tmp_path, "--generation-max-length", 24)
-    rows, model, tokenizer = trainer.eval_dataset, trainer.model.eval(), trainer.transcriber.tokenizer
+    rows, model, tokenizer = trainer.eval_dataset, trainer.model.eval(), trainer.transcriber.writer.tokenizer
     often = rows[0]["labels"][len(PROMPT)]
     with torch.no_grad():
         # A model that says one thing for ever: given the right text so far, it stops with that.
@@ -174,18 +174,18 @@ def session(mini_bundle, finished):
 
 def test_reloaded_weights_answer_as_the_trained_ones_did_and_not_as_the_base(finished, session):
     """An adapter whose names do not fit is loaded without a word, and changes nothing."""
-    tuned = logits(session.tuned.model)
+    tuned = logits(session.tuned.writer.model)
     torch.testing.assert_close(tuned, finished.logits, rtol=0, atol=1e-5)
     with session.base() as base:
-        assert (logits(base.model) - tuned).abs().max() > 0.1
+        assert (logits(base.writer.model) - tuned).abs().max() > 0.1
 
 
 def test_language_and_task_are_asked_for_after_a_reload(session):
     """Else the model guesses the language, which the training has made it forget."""
-    wanted = session.tuned.tokenizer.convert_tokens_to_ids(PROMPT)
+    wanted = session.tuned.writer.tokenizer.convert_tokens_to_ids(PROMPT)
     with session.base() as base:
         for transcriber in (base, session.tuned):
-            assert prompt_of(transcriber.model, lambda: transcriber.transcribe([np.zeros(8000, "f4")])) == wanted  # noqa: B023
+            assert prompt_of(transcriber.writer.model, lambda: transcriber.transcribe([np.zeros(8000, "f4")])) == wanted  # noqa: B023
 
 
 @pytest.mark.parametrize("finished", ["full"], indirect=True)
@@ -194,7 +194,7 @@ def test_a_whole_model_asks_for_them_by_itself(finished, session):
     model = WhisperForConditionalGeneration.from_pretrained(finished.run.model_dir)
     features = INPUTS["input_features"]
     prompt = prompt_of(model, lambda: model.generate(input_features=features, max_new_tokens=2))
-    assert prompt == session.tuned.tokenizer.convert_tokens_to_ids(PROMPT)
+    assert prompt == session.tuned.writer.tokenizer.convert_tokens_to_ids(PROMPT)
 
 
 @pytest.mark.parametrize("finished", ["lora"], indirect=True)

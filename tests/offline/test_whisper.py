@@ -224,7 +224,9 @@ def test_training_goes_on_after_an_evaluation(mini_model, quantization):
     for _ in range(2):
         model.train()
         model(**inputs).logits.float().square().mean().backward()
-        Transcriber(model, processor, precision, Decoding(generation_max_length=8)).transcribe([np.zeros(8000, "f4")])
+        Transcriber.of(model, processor, precision, Decoding(generation_max_length=8)).transcribe(
+            [np.zeros(8000, "f4")]
+        )
     assert not any(parameter.is_inference() for parameter in model.parameters())
 
 
