@@ -1,4 +1,4 @@
-"""Sessions: train_offline.py run many times for the price of one start, and killed where a test wants it.
+"""Sessions: an offline script run many times for the price of one start, and killed where a test wants it.
 
 A helper imports everything once and forks a child for each session; the child runs what the script runs.
 """
@@ -22,10 +22,11 @@ from typing import Any
 from tests.conftest import ROOT
 
 DEADLINE_S = 240
+CONFIGURATIONS = {"train_offline": "TrainOffline", "evaluate_model": "EvaluateModel"}
 
 
 class Sessions:
-    """Starts sessions of train_offline.py.
+    """Starts sessions of train_offline.py, or of another script.
 
     Args:
         folder: for what they print.
@@ -109,7 +110,7 @@ def wait_until(sign: Callable[[], bool], told: Callable[[], str] = str) -> None:
 
 def serve() -> None:
     """Answer requests on standard input: a session to start, or one to wait for."""
-    for name in ("asr.offline.preflight", "asr.offline.trainer", "torch.utils.tensorboard", "train_offline"):
+    for name in ("asr.offline.preflight", "asr.offline.trainer", "torch.utils.tensorboard", *CONFIGURATIONS):
         importlib.import_module(name)
     answers = os.fdopen(os.dup(1), "w")
     # Trainer collects garbage at its start: not all that is imported, in each child.
@@ -135,11 +136,12 @@ def main(
     raise_at: tuple[str, int] = ("", 0),
     raise_in_batch: tuple[int, int] = (0, 0),
     needed: int | None = None,
+    script: str = "train_offline",
 ) -> int:
     """Run a session in a forked child and return its exit code.
 
     Args:
-        flags: of train_offline.py.
+        flags: of the script.
         log: file for what it prints.
         kill_at: kill -9 at so many uses of files in the run's folder, or calls of functions, of the training itself.
         kill_by: "files" or "calls".
@@ -147,12 +149,12 @@ def main(
         raise_at: pattern of a use of a file, and the signal that the session sends itself when it comes to it.
         raise_in_batch: number of a batch that is decoded, and the signal that the session sends itself in it.
         needed: bytes that are taken for a checkpoint's size, in place of the estimate.
+        script: its name, without .py.
     """
     import asr.offline.trainer
-    import train_offline
+    import config
     import utils
     from asr.shared.cli import parse
-    from config import TrainOffline
 
     # It dies with the helper.
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -171,7 +173,7 @@ def main(
     try:
         with utils.error_boundary():
             utils.set_up_logging()
-            train_offline.main(parse(TrainOffline, flags)[0])
+            importlib.import_module(script).main(parse(getattr(config, CONFIGURATIONS[script]), flags)[0])
         code = 0
     except SystemExit as end:
         code = int(end.code)

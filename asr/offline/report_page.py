@@ -13,6 +13,8 @@ from asr.offline.plots import PANEL, dot_plot, histogram, series
 from asr.offline.results import Evaluation
 from asr.offline.symptoms import FASTEST_SPEECH, KINDS, SILENCE_DB
 
+# Systems whose rates stand beside each other in a page's width.
+SIDE_BY_SIDE = 4
 FEW_UTTERANCES, FEW_SPEAKERS = 50, 5
 # Of speakers and sources, so many rates in all and at least so many groups.
 RATES_SHOWN, GROUPS_SHOWN = 24, 5
@@ -96,6 +98,7 @@ def _set(evaluation: Evaluation, figures: dict[str, Any], focus: str) -> dict[st
         "systems": systems,
         "first": systems[0],
         "focus": seen,
+        "many": len(systems) > SIDE_BY_SIDE,
         "verdict": _verdict(systems[0], seen),
         "cautions": list(_cautions(figures)),
         "overview": dot_plot([everyone]),
@@ -130,9 +133,12 @@ def _cautions(figures: dict[str, Any]) -> Iterator[str]:
         yield f"All known voices are those of {speakers}: the intervals do not speak for other voices."
     if figures["empty_references"]:
         yield f"{figures['empty_references']} references are empty: what is written for them counts as insertions."
-    windows = {system["system"]: system["window"] for system in reversed(figures["systems"])}
+    windows: dict[str, str] = {}
+    for system in figures["systems"]:
+        # The first window of a system is the one that counts.
+        windows.setdefault(system["system"], system["window"])
     if len(set(windows.values())) > 1:
-        told = ", ".join(f"{system} {windows[system]}" for system in reversed(windows))
+        told = ", ".join(f"{system} {window}" for system, window in windows.items())
         yield f"The systems heard the same clips in different windows: {told}."
     yield from figures["notes"][:NOTES_SHOWN]
     if len(figures["notes"]) > NOTES_SHOWN:
