@@ -80,11 +80,13 @@ def page_of(evaluations: Sequence[Evaluation], figures: Mapping[str, Any], open_
 def focus_of(figures: Mapping[str, Any]) -> str:
     """Return the system that the report looks at most closely: of those beside the first, the one with the least CER.
 
+    What counts is each one's first window.
+
     Args:
         figures: of the main set.
     """
     first, *others = figures["systems"]
-    candidates = [system for system in others if system["system"] != first["system"]] or others or [first]
+    candidates = [system for system in others if not system["against_other_window"]] or others or [first]
     return min(candidates, key=lambda system: system["metrics"]["cer"]["rate"])["label"]
 
 

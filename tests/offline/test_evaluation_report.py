@@ -252,6 +252,8 @@ def test_closest_look_is_at_the_best_of_the_others():
         Output("a", "padded", worse, 1.0),
     ]
     assert focus_of(Evaluation(utterances(SAID), padded).figures) == "a", "the other window is not another system"
+    both = [*padded, Output("a", "trimmed", SAID, 1.0)]
+    assert focus_of(Evaluation(utterances(SAID), both).figures) == "a", "nor does it count, however good"
 
 
 def test_very_long_outputs_are_cut():

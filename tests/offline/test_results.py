@@ -188,7 +188,8 @@ def test_table_stays_within_its_width():
 
 
 def test_forgetting_stands_beside_learning():
-    better = Evaluation(utterances(), [output("base", BASE), output("tuned", SAID)])
+    outputs = [output("base", BASE), output("tuned", SAID), output("base", SAID, "trimmed")]
+    better = Evaluation(utterances(), outputs)
     worse = Evaluation(utterances(name="before"), [output("base", SAID), output("tuned", BASE)])
     lines = summary_lines([better, worse])
     block = lines[lines.index("learnt and forgotten: CER less that of base") + 1 :]
