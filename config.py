@@ -334,6 +334,47 @@ class Measuring:
 
 
 @dataclass
+class Transcribing:
+    """What is written of audio files."""
+
+    model: Path | None = None
+    """Instead of a run: a local folder with a Whisper, an adapter for the bundle's base, or a model of CTranslate2."""
+    format: Literal["txt", "srt", "vtt", "tsv", "json"] = "txt"
+    """Plain text, subtitles, a table, or everything."""
+    transcript_dir: Path | None = None
+    """Folder for a file of each recording; one that is newer than its recording is left as it is. By default all goes
+    to standard output."""
+    overwrite: bool = False
+    """Transcribe again what has its file in transcript_dir."""
+    timestamps: Literal["auto", "none", "segment", "word"] = "auto"
+    """Times of segments or of words; auto is none for txt, and segment for the other formats."""
+    max_line_width: int = 16
+    """Characters of a line of subtitles; 0 for any number. Netflix allows 16 in Korean, and 42 in English."""
+    max_line_count: int = 2
+    """Lines of a subtitle."""
+    max_segment_s: float = 7.0
+    """Seconds that a subtitle is shown at most."""
+    compare: Literal["none", "base"] = "none"
+    """Also write what the base model makes of it (txt and json)."""
+
+
+@dataclass
+class Export:
+    """A trained run as a model that other tools open, in the run's folder export/."""
+
+    export: Literal["none", "merged", "ctranslate2", "both"] = "none"
+    """merged is a plain Whisper, with the adapter merged in; ctranslate2 is what faster-whisper opens; none writes no
+    model."""
+    export_quantization: Literal["float16", "int8", "int8_float16", "float32"] = "float16"
+    """Format of the weights of ctranslate2; it opens float16 as int8 or float32, too. int8 takes half the room."""
+    parity_clips: int = 32
+    """Test clips, the first of the split, that run and export both write down, to see that they write the same; 0 for
+    none."""
+    parity_limit: float = 0.005
+    """Difference of their CER, in either direction, above which an export counts as failed."""
+
+
+@dataclass
 class Page:
     """The demo page, served when no files are named."""
 
@@ -440,7 +481,9 @@ class Inference:
     """Transcribe audio files, or serve the demo page when none are named."""
 
     files: tuple[Path, ...] = ()
-    """Audio files, of any length and common format."""
+    """Audio and video files of any length, folders of them, patterns such as calls/*.m4a, and - for standard input."""
+    transcribing: Transcribing = field(default_factory=Transcribing)
+    export: Export = field(default_factory=Export)
     bundle: Bundle = field(default_factory=Bundle)
     use: UseRun = field(default_factory=UseRun)
     device: Device = field(default_factory=Device)
@@ -474,6 +517,7 @@ def problems(config: Any) -> list[str]:
     for low, high in (("min_seconds", "max_seconds"), ("min_syllables_per_second", "max_syllables_per_second")):
         if low in values and values[low] >= values[high]:
             found.append(f"{_flag(low)} must be below {_flag(high)}")
+    found += _idle_transcribing(values) + _idle_export(values)
     if values.get("json") and not values.get("check"):
         found.append("--json goes with --check")
     if values.get("db_query") and values.get("db_table"):
@@ -487,6 +531,35 @@ def _idle_adapters(values: dict[str, Any]) -> list[str]:
         return []
     given = [name for name, value in knobs(Lora()) if name != "method" and values[name] != value]
     return [f"{_flag(given[0])} is for adapters, and --method full trains every weight"] if given else []
+
+
+def _idle_transcribing(values: dict[str, Any]) -> list[str]:
+    """Return what is given of transcripts and does not go together."""
+    if "transcript_dir" not in values:
+        return []
+    found, wanted = [], values["format"]
+    if values["timestamps"] == "none" and wanted in ("srt", "vtt", "tsv"):
+        found.append(f"--timestamps none leaves nothing of --format {wanted}: use --format txt or json")
+    if values["compare"] != "none" and wanted not in ("txt", "json"):
+        found.append(f"--compare {values['compare']} needs --format txt or json: {wanted} holds one text")
+    if values["compare"] != "none" and values["model"] is not None:
+        found.append("--compare base goes with a run, not with --model")
+    return found
+
+
+def _idle_export(values: dict[str, Any]) -> list[str]:
+    """Return what does not go with writing a model."""
+    wanted = values.get("export", "none")
+    if wanted == "none":
+        return []
+    found = []
+    if values["files"]:
+        found.append(f"--export {wanted} writes a model, no texts: leave out {values['files'][0]}")
+    if values["model"] is not None:
+        found.append(f"--export {wanted} takes a trained run: give --run, not --model")
+    if wanted == "merged" and values["export_quantization"] != Export().export_quantization:
+        found.append("--export-quantization is for --export ctranslate2 or both; what is merged is float32")
+    return found
 
 
 def _idle_augmentation(values: dict[str, Any]) -> list[str]:
@@ -599,6 +672,11 @@ RULES = {
     "logging_steps": _at_least(1),
     "dataloader_num_workers": _at_least(0),
     "generation_max_length": _within(8, 448),
+    "max_line_width": _at_least(0),
+    "max_line_count": _at_least(1),
+    "max_segment_s": _within(1, 30),
+    "parity_clips": _at_least(0),
+    "parity_limit": _within(0, 1),
     "port": _within(0, 65535),
     "run_name": (
         (lambda value: value not in ("", ".", "..") and not set(value) & set('/\\:*?"<>|')),

@@ -7,15 +7,19 @@ utterances.csv to runs/<name>/evaluation. What was decoded once is not decoded a
 
 from __future__ import annotations
 
+import hashlib
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import utils
 from asr.shared.cli import run_script
 from config import EvaluateModel
-from utils import Interrupted, log
+from utils import Interrupted, UserError, log
 
 JOURNALS = ".decoded"
+# Bytes of a folder's name; file systems hold 255.
+LONGEST_NAME = 150
 
 
 def main(config: EvaluateModel) -> None:
@@ -30,7 +34,7 @@ def main(config: EvaluateModel) -> None:
     from asr.offline.listening import listen
     from asr.offline.results import Evaluation
     from asr.offline.summary import summary_lines
-    from asr.offline.systems import Opener, Speaking, find_systems
+    from asr.offline.systems import Opener, find_systems
     from asr.offline.test_sets import left_out_csv, notes_of
 
     transformers_logging.disable_progress_bar()
@@ -41,20 +45,25 @@ def main(config: EvaluateModel) -> None:
     systems = find_systems(config.use, bundle)
     tests = open_test_sets(config, bundle)
     folder = config.measuring.evaluation_dir or default_folder(config, systems, tests)
-    language = config.measuring.language or (bundle.language if bundle else "Korean")
-    opener = Opener(config.device, config.decoding, Speaking(language, bundle.task if bundle else "transcribe"))
+    journals, fresh = config.use.output_dir / JOURNALS, config.measuring.overwrite_cache
+    make_folders(folder, journals)
+    whole = any(system.kind == "full" for system in systems)
+    opener = Opener(config.device, config.decoding, default_speaking(config, bundle, tests), whole)
 
     # Texts.
-    journals, fresh = config.use.output_dir / JOURNALS, config.measuring.overwrite_cache
     try:
         outputs = listen(systems, tests, opener, config.measuring.windows, journals, fresh)
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted: {journals} keeps what was decoded, the same command goes on") from None
+        again = "the same command without --overwrite-cache goes on" if fresh else "the same command goes on"
+        raise Interrupted(f"interrupted: {journals} keeps what was decoded, {again}") from None
 
     # Figures.
     found = [Evaluation(test.utterances, heard, notes_of(test)) for test, heard in zip(tests, outputs, strict=True)]
     if any(test.left_out for test in tests):
         utils.write_atomically(folder / "left_out.csv", left_out_csv(tests))
+    else:
+        # What an earlier evaluation left out is no longer so.
+        (folder / "left_out.csv").unlink(missing_ok=True)
     by_name = {test.utterances.name: test for test in tests}
     write_results(folder, found, settings_of(config, systems, tests), lambda name, at: by_name[name].audio(at))
     print("\n".join(summary_lines(found)))
@@ -63,11 +72,10 @@ def main(config: EvaluateModel) -> None:
 
 def open_what_is_needed(config: EvaluateModel):
     """Return the bundle where a run, an adapter or the test split comes from it; else None."""
+    from asr.offline.systems import needs_bundle
     from asr.shared.bundle import open_bundle
 
-    use = config.use
-    adapters = any((path / "adapter_config.json").is_file() for path in use.model)
-    needed = use.run or not use.model or config.measuring.data is None or adapters
+    needed = needs_bundle(config.use) or config.measuring.data is None
     return open_bundle(config.bundle.bundle_dir) if needed else None
 
 
@@ -77,7 +85,34 @@ def open_test_sets(config: EvaluateModel, bundle):
 
     wanted, columns = config.measuring, config.columns
     main_set = open_test_set(wanted.data, columns, "--data") if wanted.data else bundle_test_set(bundle)
-    return with_own_names([main_set, *(open_test_set(path, columns, "--also") for path in wanted.also)])
+    tests = with_own_names([main_set, *(open_test_set(path, columns, "--also") for path in wanted.also)])
+    return [replace(test, language=wanted.language) for test in tests] if wanted.language else tests
+
+
+def default_speaking(config: EvaluateModel, bundle, tests):
+    """Return language and task where a test set does not tell them: the bundle's that is in use, or lies there."""
+    from asr.offline.systems import Speaking
+    from asr.shared.bundle import MANIFEST, read_manifest
+
+    there = config.bundle.bundle_dir
+    if bundle is None and (there / MANIFEST).is_file():
+        bundle = read_manifest(there)
+    language = config.measuring.language or (bundle.language if bundle else "Korean")
+    for test in tests:
+        reason = f"as {there} tells" if bundle else "where no bundle tells"
+        told = (test.language, "as its bundle tells") if test.language else (language, reason)
+        told = (told[0], "as set") if config.measuring.language else told
+        log.info("language of %s: %s (%s)", test.utterances.name, *told)
+    return Speaking(language, bundle.task if bundle else "transcribe")
+
+
+def make_folders(*folders: Path) -> None:
+    """Make the folders that will be written to, before anything long begins."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be made: {error.strerror}") from None
 
 
 def default_folder(config: EvaluateModel, systems, tests) -> Path:
@@ -86,7 +121,12 @@ def default_folder(config: EvaluateModel, systems, tests) -> Path:
     runs = [system.run_dir for system in systems if system.run_dir]
     if len(runs) == 1 and not config.use.model:
         return runs[0] / f"evaluation{on}"
-    return Path("evaluations") / ("-vs-".join(system.name for system in systems)[:100] + on)
+    names = "-vs-".join(system.name for system in systems) + on
+    if len(names.encode()) > LONGEST_NAME:
+        # Long ones that begin alike are told apart by what was cut off.
+        digest = hashlib.sha256(names.encode()).hexdigest()[:8]
+        names = names.encode()[:LONGEST_NAME].decode(errors="ignore") + f"…{digest}"
+    return Path("evaluations") / names.strip(" .")
 
 
 def settings_of(config: EvaluateModel, systems, tests) -> dict:

@@ -1,7 +1,7 @@
-"""python inference.py [FILE ...] [--run NAME] [flags]
+"""python inference.py [FILE|FOLDER|PATTERN|- ...] [--export merged|ctranslate2|both] [--run NAME] [flags]
 
-OFFLINE. Prints the text of audio files, a line each (after the file's name where there are several). With no files,
-serves a page with upload and microphone on 127.0.0.1.
+OFFLINE. Writes down audio of any length and format: text, subtitles (srt, vtt), a table or JSON, to standard output or
+into --transcript-dir. With --export, writes the run as a model that other tools open. With neither, serves a page with upload and microphone on 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from pathlib import Path
 import utils
 from asr.shared.cli import run_script
 from config import Inference
-from utils import UserError, log
+from utils import Interrupted, UserError, log
+
+# Of models that know short windows alone: so many times the mean of their training clips, and no less than this.
+TIMES_MEAN, SHORTEST_WINDOW_S, WINDOW_S = 3, 5.0, 30.0
 
 
 def main(config: Inference) -> None:
@@ -20,39 +23,141 @@ def main(config: Inference) -> None:
     from asr.offline.precision import limit_devices
 
     limit_devices(config.device.cuda_visible_devices)
-    missing = [str(file) for file in config.files if not file.exists()]
-    if missing:
-        raise UserError(f"there is no such file: {', '.join(missing[:5])}{' ...' if missing[5:] else ''}")
+    if config.export.export != "none":
+        from asr.offline.export import export_run
 
-    from asr.offline.session import open_session
-
-    with_base = not config.files
-    session = open_session(config.bundle.bundle_dir, config.use, config.device, config.decoding, with_base)
+        export_run(config)
+        return
     if config.files:
-        transcribe_files(config.files, session)
+        transcribe_files(config)
         return
     from asr.offline.page import serve
+    from asr.offline.session import open_session
 
+    session = open_session(config.bundle.bundle_dir, config.use, config.device, config.decoding)
     serve(session, config.page.port)
 
 
-def transcribe_files(files: tuple[Path, ...], session) -> None:
-    """Print each file's text; name the files that could not be read at the end."""
-    from asr.shared.audio import AudioError, load_audio
+def transcribe_files(config: Inference) -> None:
+    """Write down each recording, and name those that could not be read at the end."""
+    from asr.offline.inputs import recordings_named
+    from asr.offline.transcribing import Failure
 
-    failed: list[str] = []
-    for file in files:
+    with recordings_named(config.files) as inputs:
+        wanted = [one for one in inputs if config.transcribing.overwrite or not is_done(config, one)]
+        if len(wanted) < len(inputs):
+            log.info("%d of %d are done already (--overwrite does them again)", len(inputs) - len(wanted), len(inputs))
+        failures = []
         try:
-            waveform = load_audio(file)
-        except AudioError as error:
-            failed.append(f"{file}: {error}")
-            continue
-        text = session.tuned.transcribe([waveform])[0]
-        print(f"{file}\t{text}" if len(files) > 1 else text, flush=True)
-    for line in failed:
+            for one, transcript in transcripts_of(config, wanted):
+                if isinstance(transcript, Failure):
+                    failures.append(f"{one.name}: {transcript.reason}")
+                else:
+                    put_out(config, one, transcript, several=len(inputs) > 1)
+        except KeyboardInterrupt:
+            again = ": the same command goes on with the rest" if config.transcribing.transcript_dir else ""
+            raise Interrupted(f"interrupted{again}") from None
+    for line in failures:
         log.error("%s", line)
-    if failed:
-        raise UserError(f"{len(failed)} of {len(files)} files could not be read")
+    if failures:
+        raise UserError(f"{len(failures)} of {len(inputs)} files could not be read")
+
+
+def transcripts_of(config: Inference, inputs):
+    """Yield each input with its transcript, or with why there is none."""
+    from contextlib import ExitStack
+
+    from transformers.utils import logging as transformers_logging
+
+    from asr.offline.recordings import duration_of
+    from asr.offline.transcribing import hearing, transcribe_recordings
+    from asr.offline.transcripts import Shape
+    from asr.shared.progress import progress_bar
+
+    if not inputs:
+        return
+    transformers_logging.disable_progress_bar()
+    wanted, timed = config.transcribing, timestamps_of(config) != "none"
+    opener, system, base, longest_s = open_system(config)
+    shape = Shape(wanted.max_line_width, wanted.max_line_count, wanted.max_segment_s)
+    seconds = sum(duration_of(one.path) for one in inputs)
+    with ExitStack() as stack:
+        hear = hearing(stack.enter_context(opener.open(system)), timed)
+        hear_base = hearing(stack.enter_context(opener.open(base)), False) if base else None
+        bar = stack.enter_context(
+            progress_bar(total=round(seconds / 60, 1), desc="transcribing", unit="min", leave=False)
+        )
+        paths = [one.path for one in inputs]
+        found = transcribe_recordings(
+            paths, hear, longest_s, shape, hear_base, lambda heard: bar.update(round(heard / 60, 3))
+        )
+        yield from zip(inputs, found, strict=True)
+
+
+def open_system(config: Inference):
+    """Return the opener, the system that transcribes, the base where both are wanted, and the longest window."""
+    from asr.offline.systems import Opener, Speaking, find_systems, needs_bundle
+    from asr.shared.bundle import open_bundle
+    from config import UseRuns
+
+    wanted, run = config.transcribing, config.use.run
+    use = UseRuns(config.use.output_dir, (run,) if run else (), (wanted.model,) if wanted.model else ())
+    bundle = open_bundle(config.bundle.bundle_dir) if needs_bundle(use) else None
+    systems = find_systems(use, bundle)
+    system, base = systems[-1], systems[0] if wanted.compare == "base" else None
+    longest_s = WINDOW_S
+    if system.window == "trimmed" and bundle:
+        train = bundle.manifest["data"]["splits"]["train"]
+        longest_s = min(WINDOW_S, max(SHORTEST_WINDOW_S, TIMES_MEAN * 3600 * train["hours"] / train["clips"]))
+    speaking = Speaking(bundle.language, bundle.task) if bundle else Speaking("Korean", "transcribe")
+    return Opener(config.device, config.decoding, speaking), system, base, longest_s
+
+
+def put_out(config: Inference, one, transcript, several: bool) -> None:
+    """Write a transcript to its file, or to standard output."""
+    from dataclasses import replace
+
+    from asr.offline.subtitles import FORMATS
+    from asr.offline.transcripts import Shape
+
+    wanted = config.transcribing
+    shape = Shape(wanted.max_line_width, wanted.max_line_count, wanted.max_segment_s)
+    text = FORMATS[wanted.format](replace(transcript, name=one.name), timestamps_of(config), shape)
+    for note in transcript.notes:
+        log.warning("%s: %s", one.name, note)
+    if wanted.transcript_dir:
+        utils.write_atomically(output_of(config, one), text)
+    elif wanted.format == "txt" and timestamps_of(config) == "none":
+        for label, line in [("base: ", transcript.base), ("tuned: ", text.strip())]:
+            if line is not None:
+                name = f"{one.name}\t" if several else ""
+                print(f"{name}{label if transcript.base is not None else ''}{line}", flush=True)
+    else:
+        print(f"{one.name}\n{text}" if several and wanted.format != "json" else text, end="", flush=True)
+
+
+def timestamps_of(config: Inference) -> str:
+    """Return which times are written."""
+    wanted = config.transcribing
+    if wanted.timestamps != "auto":
+        return wanted.timestamps
+    return "none" if wanted.format == "txt" else "segment"
+
+
+def output_of(config: Inference, one) -> Path:
+    """Return the file that a recording's transcript goes to."""
+    folder = config.transcribing.transcript_dir
+    assert folder is not None
+    below = folder / one.below
+    return below.with_name(f"{below.name}.{config.transcribing.format}")
+
+
+def is_done(config: Inference, one) -> bool:
+    """Tell whether a recording has its transcript, made after it."""
+    if config.transcribing.transcript_dir is None:
+        return False
+    output = output_of(config, one)
+    return output.is_file() and output.stat().st_mtime >= one.path.stat().st_mtime
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 from tests.conftest import ROOT
 
 DEADLINE_S = 240
-CONFIGURATIONS = {"train_offline": "TrainOffline", "evaluate_model": "EvaluateModel"}
+CONFIGURATIONS = {"train_offline": "TrainOffline", "evaluate_model": "EvaluateModel", "inference": "Inference"}
 
 
 class Sessions:

@@ -95,7 +95,7 @@ def test_killed_half_way_it_ends_with_the_same_files(evaluate, tmp_path, batch):
     shutil.rmtree(tmp_path / "runs" / ".decoded")
     killed = evaluate(*flags, raise_in_batch=[batch, signal.SIGKILL])
     assert killed.wait() == -signal.SIGKILL
-    assert not (tmp_path / "evaluation").exists(), "there are no figures of a half"
+    assert not list((tmp_path / "evaluation").iterdir()), "there are no figures of a half"
     resumed = evaluate(*flags)
     assert resumed.wait() == 0, resumed.told
     assert timeless(tmp_path / "evaluation") == timeless(tmp_path / "whole")
@@ -160,6 +160,57 @@ def test_a_table_of_ones_own_with_any_model_and_no_bundle(sessions, tmp_path, ta
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "2 of 7 rows were left out" in page
     assert "data:audio/flac;base64," in page, "a browser plays it, whatever the file was"
+    assert "language of calls: Korean (where no bundle tells)" in done.told
+
+
+def test_what_is_left_out_no_longer_is_not_listed(sessions, tmp_path, table):
+    own = shutil.copytree(table.parent, tmp_path / "own") / "calls.csv"
+    flags = ("--model", DEMO_MODEL, "--data", own, "--output-dir", tmp_path / "runs", "--evaluation-dir", tmp_path)
+    assert sessions.run(*flags, script="evaluate_model").wait() == 0
+    assert (tmp_path / "left_out.csv").is_file()
+    own.write_text("\n".join(own.read_text(encoding="cp949").splitlines()[:6]), encoding="utf-8")
+    assert sessions.run(*flags, script="evaluate_model").wait() == 0
+    assert not (tmp_path / "left_out.csv").exists()
+
+
+def test_sets_of_one_name_stay_apart(sessions, tmp_path, table):
+    """Each utterance plays its own audio."""
+    one, two = (shutil.copytree(table.parent, tmp_path / name) / "calls.csv" for name in ("a", "b"))
+    shutil.copy(one, one.with_name("calls-2.csv"))
+    flags = ("--data", one, "--also", one.with_name("calls-2.csv"), two)
+    done = sessions.run("--model", DEMO_MODEL, *flags, "--output-dir", tmp_path / "runs", "--evaluation-dir",
+                        tmp_path / "out", script="evaluate_model")  # fmt: skip
+    assert done.wait() == 0, done.told
+    assert [each["name"] for each in figures(tmp_path / "out")["sets"]] == ["calls", "calls-2", "calls-3"]
+    assert len(figures(tmp_path / "out")["settings"]["sets"]) == 3
+
+
+def test_each_set_is_decoded_in_its_own_language(evaluate, mini_bundle, tmp_path):
+    from asr.shared.bundle import open_bundle, seal
+
+    foreign = shutil.copytree(mini_bundle, tmp_path / "foreign")
+    sealed = open_bundle(foreign).manifest
+    seal(foreign, sealed["base_model"], sealed["config"] | {"language": "Japanese"}, sealed["data"])
+    done = evaluate("--run", "second", "--also", foreign)
+    assert done.wait() == 0, done.told
+    assert "language of test: Korean (as its bundle tells)" in done.told
+    assert "language of foreign: Japanese (as its bundle tells)" in done.told
+    languages = [each["systems"][0]["details"]["language"] for each in figures(tmp_path / "evaluation")["sets"]]
+    assert languages == ["korean", "japanese"]
+    told = evaluate("--run", "second", "--also", foreign, "--language", "English").told
+    assert "language of foreign: English (as set)" in told
+
+
+def test_only_test_rows_of_a_table_with_splits_are_measured(sessions, tmp_path, table):
+    """The table that made a bundle names what was trained on."""
+    own = shutil.copytree(table.parent, tmp_path / "own") / "calls.csv"
+    rows = own.read_text(encoding="cp949").splitlines()[:6]
+    split = ["split", "train", "test", "test", "train", "dev"]
+    own.write_text("\n".join(f"{row},{name}" for row, name in zip(rows, split, strict=True)), encoding="utf-8")
+    done = sessions.run("--model", DEMO_MODEL, "--data", own, "--output-dir", tmp_path / "runs", "--evaluation-dir",
+                        tmp_path / "out", script="evaluate_model")  # fmt: skip
+    assert done.wait() == 0, done.told
+    assert "note: 3 of 5 rows were left out (not of the test split 3)" in done.told
 
 
 def test_forgetting_stands_beside_learning(evaluate, mini_bundle, tmp_path, table):
@@ -170,7 +221,8 @@ def test_forgetting_stands_beside_learning(evaluate, mini_bundle, tmp_path, tabl
     assert [line.split()[-1] for line in told[1:4]] == ["test", "calls", "validation"]
 
 
-def test_report_goes_to_the_run_unless_several_are_compared(mini_bundle, runs, table):
+def test_report_goes_to_the_run_unless_several_are_compared(mini_bundle, runs, table, tmp_path):
+    runs = shutil.copytree(runs, tmp_path / "runs")
     from config import EvaluateModel, Measuring, UseRuns
     from evaluate_model import default_folder
 
@@ -185,6 +237,12 @@ def test_report_goes_to_the_run_unless_several_are_compared(mini_bundle, runs, t
         return default_folder(config, find_systems(use, bundle), [bundle_test_set(bundle)])
 
     assert folder("first") == runs / "first" / "evaluation"
+    long = f"{'한글' * 25}-"
+    for name in ("1", "2"):
+        shutil.copytree(runs / "first", runs / f"{long}{name}")
+    one, other = folder(f"{long}1", "first").name, folder(f"{long}2", "first").name
+    assert len(one.encode()) < 200, "file systems hold 255 bytes"
+    assert one != other
     assert folder("first", data=table) == runs / "first" / "evaluation-on-test"
     assert folder("first", "second") == Path("evaluations/base-vs-first-vs-second")
     assert folder("first", models=(DEMO_MODEL,)) == Path("evaluations/base-vs-tuned-vs-tiny-whisper-ko")

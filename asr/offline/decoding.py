@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from asr.offline.hardware import is_out_of_memory
 from asr.offline.parts import free_memory
 from asr.offline.precision import Precision
 from asr.offline.windows import encoder_window
+from asr.offline.word_times import Word, token_times, words_of
 from asr.shared.audio import SAMPLE_RATE
 from asr.shared.clips import spectrum_of
 from asr.shared.features import LogMel
@@ -55,6 +56,19 @@ class Batch:
     frames: int
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """What is said in a window.
+
+    Attributes:
+        text: clean.
+        words: the same with times from the window's beginning, where they were asked for.
+    """
+
+    text: str
+    words: list[Word] = field(default_factory=list)
+
+
 class Writer(Protocol):
     """What makes text of windows: a model with its tokenizer, on its device.
 
@@ -69,11 +83,12 @@ class Writer(Protocol):
     def ready(self) -> AbstractContextManager[None]:
         """Hold the model ready to write inside the block, and leave it after that as it was."""
 
-    def __call__(self, features: torch.Tensor) -> list[str]:
-        """Return the text of each window.
+    def __call__(self, features: torch.Tensor, seconds: list[float] | None = None) -> list[Spoken]:
+        """Return what is said in each window.
 
         Args:
             features: log-mel windows, float32 on the CPU, shape (batch, mel, frames); frames are even.
+            seconds: of sound in each window, where the times of words are wanted.
         """
 
 
@@ -113,12 +128,19 @@ class WhisperWriter:
         finally:
             self.model.train(was_training)
 
-    def __call__(self, features: torch.Tensor) -> list[str]:
-        """Return the text of each window; see `Writer`."""
+    def __call__(self, features: torch.Tensor, seconds: list[float] | None = None) -> list[Spoken]:
+        """Return what is said in each window; see `Writer`."""
+        whisper = self.decoder.whisper
         features = features.to(self.precision.device, self.precision.compute_dtype)
         with encoder_window(self.model, features.shape[-1]):
-            ids = self.decoder(features)
-        return [clean_text(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+            audio = whisper.model.encoder(features).last_hidden_state
+        ids = self.decoder.write(audio)
+        texts = map(clean_text, self.tokenizer.batch_decode(ids, skip_special_tokens=True))
+        if seconds is None:
+            return list(map(Spoken, texts))
+        times = token_times(whisper, audio, self.prompt, ids, seconds)
+        words = (words_of(self.tokenizer, *row) for row in zip(ids, times, strict=True))
+        return [Spoken(*row) for row in zip(texts, words, strict=True)]
 
 
 class Transcriber:
@@ -199,13 +221,23 @@ class Transcriber:
             order = order[count:]
         return batches
 
-    def decode(self, batches: Iterable[Batch], spectrum: Callable[[int], torch.Tensor]) -> Generator[list[str]]:
-        """Yield the texts of each batch; while one is decoded, the spectra of the next are made.
+    def decode(
+        self,
+        batches: Iterable[Batch],
+        spectrum: Callable[[int], torch.Tensor],
+        samples: list[int] | None = None,
+    ) -> Generator[list[Spoken]]:
+        """Yield what is said in each batch; while one is decoded, the spectra of the next are made.
 
         Args:
             batches: as `plan` returns them.
             spectrum: gives the spectrum of a piece (`LogMel.spectrum`).
+            samples: length of each piece, where the times of words are wanted.
         """
+
+        def spoken(batch: Batch, spectra: Future) -> list[Spoken]:
+            seconds = None if samples is None else [samples[place] / SAMPLE_RATE for place in batch.places]
+            return self._decode(spectra.result(), batch.frames, seconds)
 
         def spectra(batch: Batch) -> list[torch.Tensor]:
             with torch.no_grad():
@@ -216,9 +248,9 @@ class Transcriber:
             for batch in batches:
                 ahead.append((batch, beside.submit(spectra, batch)))
                 if len(ahead) > 1:
-                    yield self._texts(*ahead.popleft())
+                    yield spoken(*ahead.popleft())
             while ahead:
-                yield self._texts(*ahead.popleft())
+                yield spoken(*ahead.popleft())
 
     def _decode_all(
         self,
@@ -234,23 +266,20 @@ class Transcriber:
             for batch in batches:
                 if stop():
                     raise Stopped
-                for place, text in zip(batch.places, next(decoded), strict=True):
-                    texts[place] = text
+                for place, spoken in zip(batch.places, next(decoded), strict=True):
+                    texts[place] = spoken.text
                 bar.update(len(batch.places))
         return texts
 
     def _clips_a_window(self, frames: int) -> int:
         return min(MOST_CUT_WINDOWS, self.log_mel.window_frames // frames)
 
-    def _texts(self, batch: Batch, spectra: Future) -> list[str]:
-        return self._decode(spectra.result(), batch.frames)
-
-    def _decode(self, spectra: list[torch.Tensor], frames: int) -> list[str]:
+    def _decode(self, spectra: list[torch.Tensor], frames: int, seconds: list[float] | None) -> list[Spoken]:
         """Write down what is heard; where the memory does not hold all of it, one half after the other."""
         half = -(-len(spectra) // 2)
         if len(spectra) == 1 or len(spectra) * frames <= self.most_frames:
             try:
-                return self._write(spectra, frames)
+                return self.writer(torch.stack([self.log_mel.window(one, frames) for one in spectra]), seconds)
             except (RuntimeError, MemoryError) as error:
                 if len(spectra) == 1 or not is_out_of_memory(error):
                     raise
@@ -260,10 +289,8 @@ class Transcriber:
             log.warning(
                 "out of memory: from now on %d clips at once (next time --per-device-eval-batch-size %d)", half, fits
             )
-        return self._decode(spectra[:half], frames) + self._decode(spectra[half:], frames)
-
-    def _write(self, spectra: list[torch.Tensor], frames: int) -> list[str]:
-        return self.writer(torch.stack([self.log_mel.window(spectrum, frames) for spectrum in spectra]))
+        parts = (spectra[:half], seconds and seconds[:half]), (spectra[half:], seconds and seconds[half:])
+        return [spoken for spectra, seconds in parts for spoken in self._decode(spectra, frames, seconds)]
 
 
 def prompt_of(model: WhisperForConditionalGeneration | PeftModel, tokenizer: WhisperTokenizer) -> list[int]:

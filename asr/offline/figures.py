@@ -86,6 +86,28 @@ def speeds(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
     }
 
 
+def windows_told(systems: Sequence[dict[str, Any]]) -> str:
+    """Return which system has which window, where these differ; what counts is each one's first."""
+    windows: dict[str, str] = {}
+    for system in systems:
+        windows.setdefault(system["system"], system["window"])
+    return _if_different(windows)
+
+
+def formats_told(systems: Sequence[dict[str, Any]]) -> str:
+    """Return which system ran in which number formats, where these differ."""
+    formats = {}
+    for system in systems:
+        found = (system["details"].get(name) for name in ("quantization", "compute_type"))
+        formats[system["system"]] = " ".join(each for each in found if each and each != "none")
+    return _if_different(formats)
+
+
+def _if_different(told: dict[str, str]) -> str:
+    different = len(set(told.values())) > 1
+    return ", ".join(f"{name} {value}" for name, value in told.items()) if different else ""
+
+
 def _scores(evaluation: Evaluation) -> list[Scores]:
     try:
         return evaluation.scores

@@ -9,6 +9,7 @@ Reference: Radford et al., "Robust Speech Recognition via Large-Scale Weak Super
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,16 +51,22 @@ class GreedyDecoder:
             features: log-mel windows, shape (batch, mel, frames), in the encoder's dtype and on its device; frames are
                 twice the encoder's positions (`asr.offline.windows.encoder_window`).
         """
-        audio = self.whisper.model.encoder(features).last_hidden_state
-        batch = _Batch(self.whisper, audio)
-        texts: list[list[int]] = [[] for _ in features]
-        owners = list(range(len(features)))
-        tokens = torch.tensor([self.prompt] * len(features), device=audio.device)
+        return self.write(self.whisper.model.encoder(features).last_hidden_state)
+
+    def write(self, audio: torch.Tensor) -> list[list[int]]:
+        """Return the token ids as `__call__` does, of the encoder's output (batch, positions, width)."""
+        batch = DecoderPass(self.whisper, audio)
+        suppressed, first = (
+            torch.tensor(ids, dtype=torch.long, device=audio.device) for ids in (self.suppressed, self.suppressed_first)
+        )
+        texts: list[list[int]] = [[] for _ in audio]
+        owners = list(range(len(audio)))
+        tokens = torch.tensor([self.prompt] * len(audio), device=audio.device)
         for step in range(self.max_new_tokens):
             logits = batch.logits(tokens)
-            logits[self.suppressed] = -torch.inf
+            logits[suppressed] = -torch.inf
             if step == 0:
-                logits[self.suppressed_first] = -torch.inf
+                logits[first] = -torch.inf
             chosen = logits.argmax(dim=0).tolist()
             for row in reversed(range(len(owners))):
                 if chosen[row] not in self.ends:
@@ -87,32 +94,47 @@ class _Memory:
             part[target] = part[source]
 
 
-class _Batch:
+class DecoderPass:
     """The utterances of a batch that are not yet at their end, and what the decoder remembers of them.
 
     Args:
         whisper: without what an adapter wraps around it.
         audio: output of the encoder, shape (batch, positions, width).
+        watched: layer and head of the attention to the audio that is to be kept.
+
+    Attributes:
+        attention: of each watched head the last tokens' scores, before softmax, shape (batch, tokens, positions).
     """
 
-    def __init__(self, whisper: WhisperForConditionalGeneration, audio: torch.Tensor) -> None:
+    def __init__(
+        self,
+        whisper: WhisperForConditionalGeneration,
+        audio: torch.Tensor,
+        watched: Sequence[tuple[int, int]] = (),
+    ) -> None:
         self.decoder, self.proj_out = whisper.model.decoder, whisper.proj_out
+        self.watched = watched
+        self.attention: dict[tuple[int, int], torch.Tensor] = {}
         self.alive, self.written = len(audio), 0
         self.heard = [_remember(layer.encoder_attn, audio) for layer in self.decoder.layers]
         self.told: list[_Memory] = []
 
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return float32 logits of what follows `tokens` (alive, new tokens), shape (vocabulary, alive)."""
+        last = self.decoder.layer_norm(self.hear(tokens)[:, -1])
+        # Of a vocabulary of 50,000 and a few utterances, a CPU multiplies this way round in half the time.
+        plain = type(self.proj_out) is torch.nn.Linear
+        return (self.proj_out.weight @ last.T if plain else self.proj_out(last).T).float()
+
+    def hear(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the last layer's states of new tokens (alive, new tokens), shape (alive, new tokens, width)."""
         begin = self.written
         self.written += tokens.shape[1]
         hidden = self.decoder.embed_tokens(tokens) * self.decoder.embed_scale
         hidden = hidden + self.decoder.embed_positions.weight[begin : self.written]
         for number, layer in enumerate(self.decoder.layers):
             hidden = self._through(layer, number, begin, hidden)
-        last = self.decoder.layer_norm(hidden[:, -1])
-        # Of a vocabulary of 50,000 and a few utterances, a CPU multiplies this way round in half the time.
-        plain = type(self.proj_out) is torch.nn.Linear
-        return (self.proj_out.weight @ last.T if plain else self.proj_out(last).T).float()
+        return hidden
 
     def drop(self, row: int) -> None:
         """Let go of an utterance; the last one takes its row."""
@@ -129,9 +151,19 @@ class _Batch:
         normed = layer.encoder_attn_layer_norm(hidden)
         heard = self.heard[number]
         heard = _Memory(heard.keys[: self.alive], heard.values[: self.alive])
+        self._watch(number, layer.encoder_attn, normed, heard)
         hidden = hidden + _attend(layer.encoder_attn, normed, heard)
         normed = layer.final_layer_norm(hidden)
         return hidden + layer.fc2(layer.activation_fn(layer.fc1(normed)))
+
+    def _watch(self, number: int, attention: WhisperAttention, hidden: torch.Tensor, heard: _Memory) -> None:
+        heads = [head for layer, head in self.watched if layer == number]
+        if not heads:
+            return
+        query = _heads(attention, attention.q_proj(hidden) * attention.scaling)
+        for head in heads:
+            weights = query[:, head].float() @ heard.keys[:, head].float().transpose(1, 2)
+            self.attention[number, head] = weights
 
     def _write(self, number: int, begin: int, attention: WhisperAttention, hidden: torch.Tensor) -> _Memory:
         """Add the keys and values of new tokens to those of a layer, and return all of them."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from asr.offline.lock import sole_use
-from utils import write_json
+from utils import write_atomically, write_json
 
 # Of the code: raised when it comes to write other texts of the same audio.
 FORMAT = 1
@@ -78,15 +78,17 @@ class Journal:
             self.entries, _ = _read(self.folder)
             same = [entry.pieces == pieces for entry, pieces in zip(self.entries, planned, strict=False)]
             self.entries = self.entries[: same.index(False) if False in same else len(same)]
-            write_json(self.folder / ABOUT, self.about)
-            _write_lines(self.folder / TEXTS, map(_line, self.entries), "wb")
+            if not (self.folder / ABOUT).is_file():
+                write_json(self.folder / ABOUT, self.about)
+            # Whole at any moment: what a crash left behind the last whole line goes.
+            write_atomically(self.folder / TEXTS, "".join(f"{_line(entry)}\n" for entry in self.entries))
             yield self
-            _write_lines(self.folder / TEXTS, [json.dumps({"complete": True})], "ab")
+            _append(self.folder / TEXTS, json.dumps({"complete": True}))
             self.complete = True
 
     def add(self, entry: Entry) -> None:
         """Keep a batch: when this returns, it is on the disk."""
-        _write_lines(self.folder / TEXTS, [_line(entry)], "ab")
+        _append(self.folder / TEXTS, _line(entry))
         self.entries.append(entry)
 
 
@@ -132,8 +134,8 @@ def _line(entry: Entry) -> str:
     return json.dumps(vars(entry), ensure_ascii=False)
 
 
-def _write_lines(file: Path, lines: Iterable[str], mode: str) -> None:
-    with open(file, mode) as out:
-        out.write("".join(f"{line}\n" for line in lines).encode())
+def _append(file: Path, line: str) -> None:
+    with open(file, "ab") as out:
+        out.write(f"{line}\n".encode())
         out.flush()
         os.fsync(out.fileno())

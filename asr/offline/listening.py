@@ -8,13 +8,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
 from asr.offline.decoding import Transcriber
 from asr.offline.journal import Entry, Journal, open_journal
+from asr.offline.parts import free_memory
 from asr.offline.results import Output
-from asr.offline.systems import Opener, System
+from asr.offline.systems import Opener, Speaking, System
 from asr.offline.test_sets import TestSet
 from asr.shared.progress import progress_bar
 from utils import log
@@ -46,12 +49,13 @@ class Pass:
     system: System
     test: TestSet
     window: str
+    opener: Opener
     journal: Journal
 
-    def output(self, opener: Opener) -> Output:
+    def output(self) -> Output:
         """Return what was written, once it is complete."""
         texts = self.journal.texts(len(self.test))
-        return Output(self.system.name, self.window, texts, self.journal.seconds, opener.describe(self.system))
+        return Output(self.system.name, self.window, texts, self.journal.seconds, self.opener.describe(self.system))
 
 
 def listen(
@@ -61,7 +65,7 @@ def listen(
 
     Args:
         systems: the one that others are compared with first.
-        tests: what they hear.
+        tests: what they hear, each in the language of its bundle, or else of `opener`.
         opener: of systems.
         windows: own; auto adds whole windows to what has shorter ones of its own; both.
         folder: of all journals.
@@ -70,10 +74,11 @@ def listen(
     Raises:
         UserError: a system cannot be opened, or another process is at the same.
     """
+    openers = [opener.speaking_as(speaking_of(test, opener)) for test in tests]
     passes = [
-        Pass(system, test, window, _journal(system, test, window, opener, folder, fresh))
+        Pass(system, test, window, speaks, _journal(system, test, window, speaks, folder, fresh))
         for other in (False, True)
-        for test in tests
+        for test, speaks in zip(tests, openers, strict=True)
         for system in systems
         for window in _windows(system, windows, other)
     ]
@@ -82,11 +87,16 @@ def listen(
         left = [each for each in own if not each.journal.complete]
         if len(left) < len(own):
             log.info("%s: %d of %d decoded before (%s)", system.name, len(own) - len(left), len(own), folder)
-        if left:
-            with opener.open(system) as transcriber:
-                for each in left:
-                    _hear(each, transcriber)
-    return [[each.output(opener) for each in passes if each.test is test] for test in tests]
+        for speaking in dict.fromkeys(each.opener.speaking for each in left):
+            _hear_all([each for each in left if each.opener.speaking == speaking])
+            # Not before the function is left that held the model.
+            free_memory()
+    return [[each.output() for each in passes if each.test is test] for test in tests]
+
+
+def speaking_of(test: TestSet, opener: Opener) -> Speaking:
+    """Return the language and task of a test set."""
+    return Speaking(test.language or opener.speaking.language, test.task or opener.speaking.task)
 
 
 def _windows(system: System, windows: str, other: bool) -> Iterator[str]:
@@ -97,46 +107,74 @@ def _windows(system: System, windows: str, other: bool) -> Iterator[str]:
 
 
 def _journal(system: System, test: TestSet, window: str, opener: Opener, folder: Path, fresh: bool) -> Journal:
-    about = {**opener.describe(system), "weights": system.weights, "window": window, "audio": test.fingerprint}
+    # Neither names nor places: the same weights write the same, whatever they are called.
+    about = {
+        **opener.conditions(system),
+        "weights": sorted(system.weights.values()),
+        "window": window,
+        "audio": test.fingerprint,
+        "clips": len(test),
+    }
     return open_journal(folder, about, fresh)
 
 
+def _hear_all(passes: Sequence[Pass]) -> None:
+    """Decode what one system has not decoded yet, in one language."""
+    first = passes[0]
+    with first.opener.open(first.system) as transcriber:
+        for each in passes:
+            _hear(each, transcriber)
+
+
 def _hear(one: Pass, transcriber: Transcriber) -> None:
-    """Decode what is not in the journal yet."""
     transcriber.trimmed = one.window == "trimmed"
-    pieces = pieces_of(one.test, transcriber)
-    batches = transcriber.plan([piece.samples for piece in pieces])
-    planned = [[(pieces[place].clip, pieces[place].part) for place in batch.places] for batch in batches]
-
-    def spectrum(place: int) -> torch.Tensor:
-        piece, log_mel = pieces[place], transcriber.log_mel
-        if piece.start is None:
-            return one.test.spectrum(piece.clip, log_mel)
-        waveform = one.test.waveform(piece.clip)[piece.start : piece.start + piece.samples]
-        return log_mel.spectrum(torch.from_numpy(waveform))
-
     title = f"{one.system.name}, {one.test.utterances.name}, {one.window}"
-    bar = progress_bar(total=len(pieces), desc=title, unit="clip", leave=False)
-    with one.journal.going_on(planned) as journal, bar:
-        done = len(journal.entries)
-        bar.update(sum(map(len, planned[:done])))
-        with closing(transcriber.decode(batches[done:], spectrum)) as decoded:
-            for numbers in planned[done:]:
-                began = time.monotonic()
-                texts = next(decoded)
-                journal.add(Entry(numbers, texts, time.monotonic() - began))
-                bar.update(len(numbers))
+    with TemporaryDirectory() as folder:
+        cut = Cut(one.test, transcriber, Path(folder))
+        batches = transcriber.plan([piece.samples for piece in cut.pieces])
+        planned = [[(cut.pieces[place].clip, cut.pieces[place].part) for place in batch.places] for batch in batches]
+        bar = progress_bar(total=len(cut.pieces), desc=title, unit="clip", leave=False)
+        with one.journal.going_on(planned) as journal, bar:
+            done = len(journal.entries)
+            bar.update(sum(map(len, planned[:done])))
+            with closing(transcriber.decode(batches[done:], cut.spectrum)) as decoded:
+                for numbers in planned[done:]:
+                    began = time.monotonic()
+                    texts = [spoken.text for spoken in next(decoded)]
+                    journal.add(Entry(numbers, texts, time.monotonic() - began))
+                    bar.update(len(numbers))
 
 
-def pieces_of(test: TestSet, transcriber: Transcriber) -> list[Piece]:
-    """Return what is decoded of a test set: clips as they are, those longer than a window in parts."""
-    pieces = []
-    for clip in range(len(test)):
-        samples = test.samples(clip)
-        if samples <= transcriber.log_mel.window_samples:
-            pieces.append(Piece(clip, 0, None, samples))
-            continue
-        lengths = [len(part) for part in transcriber.pieces(test.waveform(clip))]
-        starts = accumulate(lengths[:-1], initial=0)
-        pieces += [Piece(clip, n, *span) for n, span in enumerate(zip(starts, lengths, strict=True))]
-    return pieces
+class Cut:
+    """A test set as it is decoded: clips as they are, those longer than a window in parts.
+
+    Args:
+        test: the set.
+        transcriber: whose windows they are for.
+        folder: where the sound of long clips is kept, so that each file is read once and not for every part.
+    """
+
+    def __init__(self, test: TestSet, transcriber: Transcriber, folder: Path) -> None:
+        self.test, self.log_mel, self.folder = test, transcriber.log_mel, folder
+        self.pieces: list[Piece] = []
+        for clip in range(len(test)):
+            samples = test.samples(clip)
+            if samples <= self.log_mel.window_samples:
+                self.pieces.append(Piece(clip, 0, None, samples))
+                continue
+            waveform = test.waveform(clip)
+            np.save(self._file(clip), waveform)
+            lengths = [len(part) for part in transcriber.pieces(waveform)]
+            starts = accumulate(lengths[:-1], initial=0)
+            self.pieces += [Piece(clip, n, *span) for n, span in enumerate(zip(starts, lengths, strict=True))]
+
+    def spectrum(self, place: int) -> torch.Tensor:
+        """Return the spectrum of a piece."""
+        piece = self.pieces[place]
+        if piece.start is None:
+            return self.test.spectrum(piece.clip, self.log_mel)
+        waveform = np.load(self._file(piece.clip), mmap_mode="r")[piece.start : piece.start + piece.samples]
+        return self.log_mel.spectrum(torch.from_numpy(np.array(waveform)))
+
+    def _file(self, clip: int) -> Path:
+        return self.folder / f"{clip}.npy"

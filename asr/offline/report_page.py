@@ -8,7 +8,7 @@ from typing import Any
 
 from asr.offline.bootstrap import CONFIDENCE, RESAMPLES
 from asr.offline.examples import AUDIO_BYTES, OpenAudio, audio_of, chosen, example
-from asr.offline.figures import SEED
+from asr.offline.figures import SEED, formats_told, windows_told
 from asr.offline.plots import PANEL, dot_plot, histogram, series
 from asr.offline.results import Evaluation
 from asr.offline.symptoms import FASTEST_SPEECH, KINDS, SILENCE_DB
@@ -135,13 +135,12 @@ def _cautions(figures: dict[str, Any]) -> Iterator[str]:
         yield f"All known voices are those of {speakers}: the intervals do not speak for other voices."
     if figures["empty_references"]:
         yield f"{figures['empty_references']} references are empty: what is written for them counts as insertions."
-    windows: dict[str, str] = {}
-    for system in figures["systems"]:
-        # The first window of a system is the one that counts.
-        windows.setdefault(system["system"], system["window"])
-    if len(set(windows.values())) > 1:
-        told = ", ".join(f"{system} {window}" for system, window in windows.items())
-        yield f"The systems heard the same clips in different windows: {told}."
+    windows = windows_told(figures["systems"])
+    if windows:
+        yield f"The systems heard the same clips in different windows: {windows}."
+    formats = formats_told(figures["systems"])
+    if formats:
+        yield f"The systems were run in different formats: {formats}."
     yield from figures["notes"][:NOTES_SHOWN]
     if len(figures["notes"]) > NOTES_SHOWN:
         yield f"{len(figures['notes']) - NOTES_SHOWN} more notes stand in metrics.json."

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asr.offline.error_rates import Scores
     from asr.offline.symptoms import Symptom
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Return names with a number behind each that stands before it, too; none is there twice."""
+    told: list[str] = []
+    for name in names:
+        numbered = (f"{name}-{number}" for number in count(2))
+        told.append(next(one for one in chain([name], numbered) if one not in told))
+    return told
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from asr.offline.figures import speeds
+from asr.offline.figures import formats_told, speeds, windows_told
 from asr.offline.results import Evaluation
 
 COLUMNS = {"cer": "CER", "cer_with_spaces": "CER with spaces", "wer": "WER", "cer_normalized": "CER normalised"}
@@ -43,6 +43,9 @@ def _set_lines(evaluation: Evaluation) -> Iterator[str]:
     yield from _wrapped(f"symptoms: {'; '.join(told)}")
     told = [f"{label} {_times(speed['times_real_time'])}" for label, speed in speeds(evaluation).items()]
     yield from _wrapped(f"speed, times real time: {', '.join(told)}")
+    for what, different in (("windows", windows_told), ("formats", formats_told)):
+        if told_apart := different(figures["systems"]):
+            yield from _wrapped(f"compared in different {what}: {told_apart}")
     for note in figures["notes"][:NOTES_SHOWN]:
         yield from _wrapped(f"note: {note}")
     if len(figures["notes"]) > NOTES_SHOWN:
@@ -62,6 +65,8 @@ def _system_rows(system: dict[str, Any], first: str) -> Iterator[str]:
 def _changes_by_set(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     """Yield a table of the changes of CER, one row a system and set."""
     main = evaluations[0].figures["systems"]
+    if all(system["system"] == main[0]["system"] for system in main):
+        return
     yield f"learnt and forgotten: CER less that of {main[0]['label']}"
     # The first system with its other window has learnt nothing.
     for label in [system["label"] for system in main if system["system"] != main[0]["system"]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,25 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import WhisperTokenizer
 
-from asr.offline.ctranslate import CTranslate2Writer, is_ctranslate2
+from asr.offline.ctranslate import CTranslate2Writer, formats_of, is_ctranslate2
 from asr.offline.decoding import Transcriber, WhisperWriter
-from asr.offline.parts import free_memory
 from asr.offline.precision import Precision, choose_precision
+from asr.offline.results import told_apart
 from asr.offline.runs import Run, find_run, model_fingerprint
 from asr.offline.whisper import load_adapter, load_whisper
 from asr.shared.bundle import Bundle
-from asr.shared.checksums import digests_of, files_below
+from asr.shared.checksums import digests_of
 from asr.shared.processor import load_tokenizer
 from config import Decoding, Device, UseRun, UseRuns
 from utils import UserError, log
 
 BASE, TUNED = "base", "tuned"
+ADAPTER = "adapter_config.json"
 ENGINES = {"transformers": ("torch", "transformers", "peft", "bitsandbytes"), "ctranslate2": ("ctranslate2",)}
-# What of a folder decides what its model writes.
-WEIGHTS = (".safetensors", ".bin", ".json")
+# What of a folder, beside .safetensors, decides what its model writes.
+DECIDING = {"config.json", "generation_config.json", "adapter_config.json", "model.bin", "tokenizer.json"}
+DECIDING |= {"tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json"}
+DECIDING |= {"vocabulary.json", "vocabulary.txt"}
 
 
 @dataclass(frozen=True)
@@ -73,29 +77,41 @@ class Speaking:
 
 
 class Opener:
-    """Opens systems, one at a time, all in the same formats.
+    """Opens systems, all that transformers runs in the same formats.
 
     Args:
         device: as the user wishes.
         decoding: batch size and length limit.
         speaking: language and task.
+        whole: a fully trained model is among them, and nothing is quantised: else its gain would be told with what
+            8 bit costs the others.
     """
 
-    def __init__(self, device: Device, decoding: Decoding, speaking: Speaking) -> None:
-        self.device, self.decoding, self.speaking = device, decoding, speaking
-        self._precision: Callable[[str], Precision] = cache(lambda method: choose_precision(device, method))
+    def __init__(self, device: Device, decoding: Decoding, speaking: Speaking, whole: bool = False) -> None:
+        self.device, self.decoding, self.speaking, self.whole = device, decoding, speaking, whole
+
+    @cached_property
+    def precision(self) -> Precision:
+        """The formats of what transformers runs."""
+        return choose_precision(self.device, "full" if self.whole else "lora")
+
+    def speaking_as(self, speaking: Speaking) -> Opener:
+        """Return one for another language or task."""
+        other = copy(self)
+        other.speaking = speaking
+        return other
 
     def describe(self, system: System) -> dict[str, Any]:
-        """Return what a system is and how it decodes: all that its texts hang on, the window apart."""
-        formats: dict[str, str] = {"quantization": self.device.quantization}
-        if system.engine == "transformers":
-            formats = self.precision(system).describe()
+        """Return what a system is and how it decodes, for the record."""
+        return {"kind": system.kind, "model": system.called, **self.conditions(system)}
+
+    def conditions(self, system: System) -> dict[str, Any]:
+        """Return everything that the texts hang on beside weights, windows and audio."""
+        formats = self.precision.describe() if system.engine == "transformers" else formats_of(self.device.quantization)
         return {
-            "kind": system.kind,
-            "model": system.called,
             "engine": {name: metadata.version(name) for name in ENGINES[system.engine]},
             **formats,
-            "language": self.speaking.language,
+            "language": self.speaking.language.lower(),
             "task": self.speaking.task,
             "decoding": {
                 "search": "greedy",
@@ -104,22 +120,21 @@ class Opener:
             },
         }
 
-    def precision(self, system: System) -> Precision:
-        """Return the formats of a system that transformers runs."""
-        return self._precision("full" if system.kind == "full" else "lora")
-
     @contextmanager
     def open(self, system: System) -> Iterator[Transcriber]:
-        """Give the system's transcriber; its memory is free again after the block.
+        """Give the system's transcriber; once nobody holds it any more, `free_memory` gives its memory back.
 
         Raises:
             UserError: it cannot be opened.
         """
         log.info("loading %s", system.name if system.name == system.called else f"{system.name} ({system.called})")
         try:
-            yield self._opened(system)
-        finally:
-            free_memory()
+            opened = self._opened(system)
+        # Damaged files surface as many kinds of errors.
+        except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError, SafetensorError) as error:
+            told = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"{system.adapter_dir or system.model_dir} cannot be opened: {told}") from None
+        yield opened
 
     def _opened(self, system: System) -> Transcriber:
         most_tokens = self.decoding.generation_max_length
@@ -127,8 +142,8 @@ class Opener:
         if system.engine == "ctranslate2":
             writer = CTranslate2Writer(system.model_dir, *speaking, self.device.quantization, most_tokens)
             return Transcriber(writer, self.decoding)
-        precision = self.precision(system)
-        model: Any = _loaded(system.model_dir, precision)
+        precision = self.precision
+        model: Any = load_whisper(system.model_dir, precision)
         if system.adapter_dir is not None:
             model = load_adapter(model, system.adapter_dir)
             # In float32 the sum is the same to 1e-6, and saves two products a layer.
@@ -136,6 +151,11 @@ class Opener:
                 model = model.merge_and_unload()
         tokenizer = _tokenizer(system.tokenizer_dir, *speaking)
         return Transcriber(WhisperWriter(model, tokenizer, precision, most_tokens), self.decoding)
+
+
+def needs_bundle(use: UseRuns) -> bool:
+    """Tell whether the flags name something that a bundle holds: the base of runs, or that of an adapter."""
+    return bool(use.run) or not use.model or any((path / ADAPTER).is_file() for path in use.model)
 
 
 def find_systems(use: UseRuns, bundle: Bundle | None) -> list[System]:
@@ -180,7 +200,7 @@ def _folder(path: Path, bundle: Bundle | None) -> System:
     if not path.is_dir():
         raise UserError(f"--model {path}: there is no such folder; nothing is fetched here, so name a local one")
     name = path.resolve().name
-    if (path / "adapter_config.json").is_file():
+    if (path / ADAPTER).is_file():
         return _adapter(path, name, bundle)
     if is_ctranslate2(path):
         return System(name, "ctranslate2", path, path, "padded", None, _digests(path), path.name)
@@ -191,6 +211,8 @@ def _folder(path: Path, bundle: Bundle | None) -> System:
             f"--model {path}: a Whisper has a config.json, an adapter an adapter_config.json, and a model of "
             "CTranslate2 a model.bin; none of them is there"
         )
+    if _read(path / "config.json").get("model_type") != "whisper":
+        raise UserError(f"--model {path} is no Whisper: its config.json names another model_type")
     if not any(path.glob("*.safetensors")):
         raise UserError(f"--model {path} has no .safetensors: save it with save_pretrained, or convert its weights")
     return System(name, "whisper", path, path, "padded", None, _digests(path), path.name)
@@ -199,31 +221,35 @@ def _folder(path: Path, bundle: Bundle | None) -> System:
 def _adapter(path: Path, name: str, bundle: Bundle | None) -> System:
     if not (path / "adapter_model.safetensors").is_file():
         raise UserError(f"--model {path} has no adapter_model.safetensors: save the adapter with save_pretrained")
+    kind = _read(path / ADAPTER).get("peft_type")
+    if kind != "LORA":
+        raise UserError(f"--model {path} is an adapter of the kind {kind}: LoRA alone is measured")
     if bundle is None:
         raise UserError(f"--model {path} is an adapter: give the --bundle-dir with its base, or merge it into its base")
-    layout = Run(path.parent).record.get("audio_layout")
-    window = "trimmed" if layout == "trimmed" else "padded"
+    record = Run(path.parent).record
+    base = record.get("base_model_sha256")
+    if base is not None and base != model_fingerprint(bundle):
+        raise UserError(f"--model {path} was trained on another base than {bundle.model_dir}: give its --bundle-dir")
+    window = "trimmed" if record.get("audio_layout") == "trimmed" else "padded"
     called = f"{bundle.base_name} + {path.name}"
     weights = {**_listed(bundle), **_digests(path)}
     return System(name, "adapter", bundle.model_dir, bundle.model_dir, window, path, weights, called)
 
 
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is no JSON object")
+    return content
+
+
 def _told_apart(systems: Sequence[System]) -> list[System]:
     """Give a number to those whose name others have, too."""
-    seen: Counter[str] = Counter()
-    told = []
-    for system in systems:
-        seen[system.name] += 1
-        number = seen[system.name]
-        told.append(replace(system, name=f"{system.name}-{number}") if number > 1 else system)
-    return told
-
-
-def _loaded(folder: Path, precision: Precision) -> Any:
-    try:
-        return load_whisper(folder, precision)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder} cannot be opened: {(str(error).splitlines() or [''])[0]}") from None
+    names = told_apart([system.name for system in systems])
+    return [replace(system, name=name) for system, name in zip(systems, names, strict=True)]
 
 
 def _tokenizer(folder: Path, language: str, task: str) -> WhisperTokenizer:
@@ -236,18 +262,19 @@ def _tokenizer(folder: Path, language: str, task: str) -> WhisperTokenizer:
 
 def _listed(bundle: Bundle) -> dict[str, str]:
     """Return the hashes of the bundle's model, which were verified when it was opened."""
-    files = bundle.manifest["files"].items()
-    weights = {name: entry["sha256"] for name, entry in files if name.startswith("model/") and name.endswith(WEIGHTS)}
-    assert weights.keys() >= model_fingerprint(bundle).keys()
-    return weights
+    files = {name: entry["sha256"] for name, entry in bundle.manifest["files"].items()}
+    return {name: digest for name, digest in files.items() if name.startswith("model/") and _counts(Path(name))}
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    names, _ = files_below(folder, ["."])
-    names = [name for name in names if name.endswith(WEIGHTS)]
-    files = [folder / name for name in names]
+    files = sorted(file for file in folder.iterdir() if file.is_file() and _counts(file))
     digests = digests_of(files, f"reading {folder.name}", sum(file.stat().st_size for file in files))
-    for name, digest in zip(names, digests, strict=True):
+    for file, digest in zip(files, digests, strict=True):
         if isinstance(digest, OSError):
-            raise UserError(f"{folder / name} cannot be read: {digest.strerror}")
-    return dict(zip(names, map(str, digests), strict=True))
+            raise UserError(f"{file} cannot be read: {digest.strerror}")
+    return {file.name: str(digest) for file, digest in zip(files, digests, strict=True)}
+
+
+def _counts(file: Path) -> bool:
+    """Whether a file of a model decides what it writes."""
+    return file.suffix == ".safetensors" or file.name in DECIDING

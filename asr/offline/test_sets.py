@@ -16,7 +16,7 @@ import numpy as np
 from datasets import Dataset
 
 from asr.offline.hearing import Clip, Heard, hear_all
-from asr.offline.results import Utterances
+from asr.offline.results import Utterances, told_apart
 from asr.offline.saved_rows import clips_of, fingerprint_of_split, is_saved, rows_of_bundle, saved_rows, sealed_split
 from asr.offline.table_clips import clips_of_table
 from asr.offline.utterance_table import BYTE_ORDER_MARK, guarded
@@ -66,6 +66,7 @@ class TestSet:
         lengths: samples of each clip at 16 kHz.
         row: gives the audio of a clip as a row of the bundle has it, under "audio" or "log_mel".
         has_audio: False where a bundle stores features.
+        language, task: of its bundle; None where there is none.
     """
 
     __test__ = False
@@ -76,6 +77,8 @@ class TestSet:
     lengths: list[int]
     row: Callable[[int], Mapping[str, Any]]
     has_audio: bool = True
+    language: str | None = None
+    task: str | None = None
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -180,14 +183,8 @@ def left_out_csv(sets: Sequence[TestSet]) -> str:
 
 def with_own_names(sets: Sequence[TestSet]) -> list[TestSet]:
     """Return the sets with a number behind a name that another one has, too."""
-    seen: Counter[str] = Counter()
-    named = []
-    for one in sets:
-        name = one.utterances.name
-        seen[name] += 1
-        name = f"{name}-{seen[name]}" if seen[name] > 1 else name
-        named.append(replace(one, utterances=replace(one.utterances, name=name)))
-    return named
+    names = told_apart([one.utterances.name for one in sets])
+    return [replace(one, utterances=replace(one.utterances, name=name)) for one, name in zip(sets, names, strict=True)]
 
 
 def notes_of(one: TestSet) -> list[str]:
@@ -205,7 +202,8 @@ def notes_of(one: TestSet) -> list[str]:
 
 
 def _bundled(bundle: Bundle, split: str, name: str, where: str) -> TestSet:
-    return _stored(rows_of_bundle(bundle, split, where), name, where, fingerprint_of_split(bundle, split))
+    stored = _stored(rows_of_bundle(bundle, split, where), name, where, fingerprint_of_split(bundle, split))
+    return replace(stored, language=bundle.language, task=bundle.task)
 
 
 def _stored(rows: Dataset, name: str, where: str, fingerprint: str = "") -> TestSet:
@@ -224,6 +222,8 @@ def _heard(clips: Sequence[Clip], name: str, where: str, fingerprint: str = "") 
             kept.append((clip, heard))
         else:
             left_out.append(LeftOut(clip.source_id, heard.reason, str(heard)))
+    if kept and not any(clean_text(clip.text) for clip, _ in kept):
+        raise UserError(f"{where}: none of its texts holds anything; without texts nothing can be measured")
     if not kept:
         first = [f"; {row.source_id}: {row.reason} ({row.detail})" for row in left_out[:1]]
         raise UserError("".join([f"{where}: none of its {len(clips)} rows can be measured", *first]))

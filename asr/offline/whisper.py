@@ -24,6 +24,8 @@ from utils import UserError, folder_made_whole
 NEED_FLOATS = ("orthogonal", "olora", "pissa")
 # Those of them that take out of the base weights what they put into the adapters.
 CHANGE_BASE = ("olora", "pissa")
+# What a file need not hold: the output layer shares the embedding's weights, and the sinusoids are computed.
+MADE_ANEW = {"proj_out.weight", "model.encoder.embed_positions.weight"}
 
 
 def load_whisper(model_dir: Path, precision: Precision, full_weights: bool = False) -> WhisperForConditionalGeneration:
@@ -33,15 +35,19 @@ def load_whisper(model_dir: Path, precision: Precision, full_weights: bool = Fal
         model_dir: folder with config.json and safetensors weights.
         precision: device and formats.
         full_weights: keep float32 weights, as training all of them needs.
+
+    Raises:
+        UserError: weights are missing, which transformers would draw at random.
     """
     options: dict[str, Any] = {"dtype": torch.float32 if full_weights else precision.compute_dtype}
     if precision.quantization != "none":
         options["quantization_config"] = _quantization(precision)
         # Trainer compares devices by number: a bare "cuda" would count as another device than cuda:0.
         options["device_map"] = {"": torch.cuda.current_device() if precision.device == "cuda" else "cpu"}
-    model = WhisperForConditionalGeneration.from_pretrained(
-        model_dir, local_files_only=True, use_safetensors=True, **options
+    model, found = WhisperForConditionalGeneration.from_pretrained(
+        model_dir, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
     )
+    _refuse_gaps(model_dir, found)
     if precision.quantization != "none" and precision.device == "cpu":
         _keep_trainable_on_cpu(model)
     # Sinusoids are no weights to be trained; from_pretrained lets go of what a new model keeps frozen.
@@ -50,6 +56,16 @@ def load_whisper(model_dir: Path, precision: Precision, full_weights: bool = Fal
     model.generation_config.forced_decoder_ids = None
     model.base_config = copy.deepcopy(model.config)
     return model if precision.quantization != "none" else model.to(precision.device)
+
+
+def _refuse_gaps(model_dir: Path, found: dict[str, Any]) -> None:
+    missing = sorted(set(found["missing_keys"]) - MADE_ANEW)
+    if missing:
+        strange = sorted(found["unexpected_keys"])
+        told = f", and {strange[0]} in it has no place" if strange else ""
+        raise UserError(
+            f"{model_dir} is no whole Whisper: {missing[0]} is missing ({len(missing)} weights in all){told}"
+        )
 
 
 def _quantization(precision: Precision) -> BitsAndBytesConfig:

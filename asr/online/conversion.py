@@ -7,14 +7,13 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asr.shared.weights import EMBEDDING, OUTPUT, save_tensors
 from utils import UserError, log, write_json
 
 if TYPE_CHECKING:
     import torch
 
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-# The output layer shares the weights of the token embedding; the copy that some files hold is not kept.
-EMBEDDING, OUTPUT = "model.decoder.embed_tokens.weight", "proj_out.weight"
 
 
 def convert(pickled: dict[str, Path], folder: Path) -> None:
@@ -44,24 +43,6 @@ def convert(pickled: dict[str, Path], folder: Path) -> None:
         write_json(
             folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map}
         )
-
-
-def save_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
-    """Write tensors as one safetensors file that transformers opens."""
-    from safetensors.torch import save_file
-
-    whole, seen = {}, set()
-    for name, tensor in tensors.items():
-        storage = tensor.untyped_storage().data_ptr()
-        # The format knows no shared memory: what a second tensor looks at is copied.
-        whole[name] = tensor.clone() if storage in seen else tensor
-        whole[name] = whole[name].contiguous()
-        seen.add(storage)
-    # safetensors makes files that only their owner may read; others copy and open a bundle too.
-    file.touch()
-    mode = file.stat().st_mode
-    save_file(whole, file, metadata={"format": "pt"})
-    file.chmod(mode)
 
 
 def _parts(pickled: dict[str, Path]) -> list[str]:

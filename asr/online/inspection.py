@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from asr.online.conversion import EMBEDDING, OUTPUT
+from asr.shared.weights import EMBEDDING, OUTPUT, read_settings, tensors_of
 from utils import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def complete(folder: Path) -> None:
             advice = f": {FROM_ITS_BASE}" if needed == "generation_config.json" else ""
             raise UserError(f"{needed} is missing{advice}")
     for file in sorted(folder.glob("*.json")):
-        _read_json(file)
+        read_settings(file)
     config = _config(folder)
     _check_generation(folder)
     _check_weights(folder, config)
@@ -39,45 +38,14 @@ def complete(folder: Path) -> None:
     _check_processor(folder, config)
 
 
-def tensors_of(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Read shape and format of every weight from the headers of its safetensors, without the weights.
-
-    Raises:
-        UserError: a file is missing or broken.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    found: dict[str, tuple[tuple[int, ...], str]] = {}
-    for name in _weight_files(folder):
-        if not (folder / name).is_file():
-            raise UserError(f"{name} is missing")
-        try:
-            with safe_open(folder / name, "np") as file:
-                slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-                found |= {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
-        except SafetensorError as error:
-            raise UserError(f"{name} is broken ({error})") from None
-    return found
-
-
 def _has_word_lists(folder: Path) -> bool:
     return (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file.name} is broken ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file.name} is broken (no JSON object)")
-    return content
 
 
 def _config(folder: Path) -> WhisperConfig:
     from transformers import WhisperConfig
 
-    content = _read_json(folder / "config.json")
+    content = read_settings(folder / "config.json")
     kind = content.get("model_type")
     if kind != "whisper":
         raise UserError(f"this is a '{kind}' model, not a Whisper")
@@ -92,28 +60,12 @@ def _config(folder: Path) -> WhisperConfig:
 
 def _check_generation(folder: Path) -> None:
     """See that generate() will know the tokens of languages and tasks."""
-    generation = _read_json(folder / "generation_config.json")
+    generation = read_settings(folder / "generation_config.json")
     if generation.get("is_multilingual") is False:
         raise UserError("it knows English alone: give the multilingual one, whose name has no .en")
     for tokens in ("lang_to_id", "task_to_id"):
         if not generation.get(tokens):
             raise UserError(f"generation_config.json has no {tokens}: {FROM_ITS_BASE}")
-
-
-def _weight_files(folder: Path) -> list[str]:
-    if (folder / "model.safetensors").is_file():
-        return ["model.safetensors"]
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        raise UserError("it has no weights, neither as .safetensors nor as pytorch_model.bin")
-    try:
-        names = sorted(set(_read_json(index)["weight_map"].values()))
-        outside = [name for name in names if Path(name).name != name]
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{index.name} is broken (no weight_map)") from None
-    if outside:
-        raise UserError(f"{index.name} names {outside[0]}, outside its folder")
-    return names
 
 
 def _check_weights(folder: Path, config: WhisperConfig) -> None:
@@ -145,7 +97,7 @@ def _complete_features(folder: Path, config: WhisperConfig) -> None:
     if (folder / FEATURES).is_file():
         return
     processor = folder / "processor_config.json"
-    inside = _read_json(processor).get("feature_extractor") if processor.is_file() else None
+    inside = read_settings(processor).get("feature_extractor") if processor.is_file() else None
     if inside:
         extractor = WhisperFeatureExtractor.from_dict(inside)
     else:
@@ -168,7 +120,7 @@ def _check_processor(folder: Path, config: WhisperConfig) -> None:
     tokens = 1 + max(tokenizer.get_vocab().values())
     if tokens > config.vocab_size:
         raise UserError(f"its tokenizer has {tokens} tokens, and config.json only {config.vocab_size} (vocab_size)")
-    for bins in (processor.feature_extractor.feature_size, _read_json(folder / FEATURES).get("feature_size")):
+    for bins in (processor.feature_extractor.feature_size, read_settings(folder / FEATURES).get("feature_size")):
         if bins != config.num_mel_bins:
             raise UserError(f"{FEATURES} makes {bins} mel bins, and config.json takes {config.num_mel_bins}")
 

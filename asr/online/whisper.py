@@ -11,8 +11,8 @@ from pathlib import Path
 from asr.online import model_hub
 from asr.online.conversion import convert
 from asr.online.inspection import complete
-from asr.online.merging import RUN, merge_run
 from asr.online.sharding import split_large_weights
+from asr.shared.merging import RUN, merge_run
 from config import Whisper
 from utils import UserError, folder_made_whole, log
 

@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16_000
 BLOCK = 1 << 20
+# How the names of audio files end, where a whole folder is read.
+AUDIO_ENDINGS = ".wav .mp3 .flac .ogg .opus .m4a .aac .webm .mp4 .wma .amr .aif .aiff"
 # Containers round their duration, and lossy codecs pad: only more than this is called cut short.
 CUT_SHORT_S = 0.2
 # Beyond these a header is damaged: a minute at "1 Hz" would become days of audio.
@@ -167,14 +170,19 @@ def _decode(data: bytes, limit_s: float | None) -> Audio:
             if not length:
                 # A recorder that was switched off leaves sizes of 0, which FFmpeg does not believe.
                 return _decode_with_ffmpeg(data, limit_s)
-            missing = max(_missing_samples(data, file), file.frames - length) / rate
+            missing = max(missing_samples(data, file), file.frames - length) / rate
             return Audio(np.concatenate(blocks), rate, missing)
     except (soundfile.SoundFileError, RuntimeError):
         return _decode_with_ffmpeg(data, limit_s)
 
 
-def _missing_samples(data: bytes, file: Any) -> int:
-    """Return how many samples were cut off where libsndfile does not tell: it trusts the length of the file."""
+def missing_samples(data: bytes | mmap, file: Any) -> int:
+    """Return how many samples were cut off where libsndfile does not tell: it trusts the length of the file.
+
+    Args:
+        data: of a WAV or Ogg file, else the answer is 0.
+        file: the same, opened with soundfile.
+    """
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
         return _missing_of_wave(data) // max(1, file.channels * _bytes_a_sample(file.subtype))
     if data[:4] == b"OggS" and _ogg_is_cut(data):
@@ -183,7 +191,7 @@ def _missing_samples(data: bytes, file: Any) -> int:
     return 0
 
 
-def _missing_of_wave(data: bytes) -> int:
+def _missing_of_wave(data: bytes | mmap) -> int:
     at = 12
     while at + 8 <= len(data):
         name, size = data[at : at + 4], struct.unpack_from("<I", data, at + 4)[0]
@@ -206,7 +214,7 @@ def _mp3_tells_length(data: bytes) -> bool:
     return any(tag in first_frame for tag in (b"Xing", b"Info", b"VBRI"))
 
 
-def _ogg_is_cut(data: bytes) -> bool:
+def _ogg_is_cut(data: bytes | mmap) -> bool:
     """Whether the last page of an Ogg stream is incomplete, or not marked as the last."""
     at = data.rfind(b"OggS")
     segments = data[at + 26] if at + 26 < len(data) else 0
@@ -234,14 +242,9 @@ def _decode_with_ffmpeg(data: bytes, limit_s: float | None) -> Audio:
     length = 0
     try:
         with av.open(io.BytesIO(data)) as container:
-            if not container.streams.audio:
-                raise AudioError("the file holds no audio stream")
-            stream = container.streams.audio[0]
-            if stream.codec_context is None:
-                raise AudioError("the file names no codec that is known")
-            rate = _plausible(int(stream.rate))
-            promised = _promised_seconds(container, stream)
-            for chunk in _frames(container, stream):
+            stream, rate = sound_stream(container)
+            promised = promised_seconds(container, stream)
+            for chunk in frames_of_stream(container, stream):
                 chunks.append(chunk)
                 length += len(chunk)
                 if limit_s and length > limit_s * rate:
@@ -256,7 +259,21 @@ def _decode_with_ffmpeg(data: bytes, limit_s: float | None) -> Audio:
     return Audio(np.concatenate(chunks), rate, max(0.0, promised - length / rate))
 
 
-def _promised_seconds(container: Any, stream: Any) -> float:
+def sound_stream(container: Any) -> tuple[Any, int]:
+    """Return the first audio stream of an opened file (PyAV), and its rate.
+
+    Raises:
+        AudioError: it has none that can be decoded.
+    """
+    if not container.streams.audio:
+        raise AudioError("the file holds no audio stream")
+    stream = container.streams.audio[0]
+    if stream.codec_context is None:
+        raise AudioError("the file names no codec that is known")
+    return stream, _plausible(int(stream.rate))
+
+
+def promised_seconds(container: Any, stream: Any) -> float:
     """Return how long the audio is by its header, or 0 where that does not say."""
     if container.format.name not in TELL_DURATION:
         return 0.0
@@ -271,8 +288,8 @@ def _promised_seconds(container: Any, stream: Any) -> float:
     return max(0.0, end - float((stream.start_time or 0) * stream.time_base))
 
 
-def _frames(container: Any, stream: Any) -> Iterator[np.ndarray]:
-    """Yield the frames as mono float32; a damaged file may change its channels, so each is mixed down alone."""
+def frames_of_stream(container: Any, stream: Any) -> Iterator[np.ndarray]:
+    """Yield a stream's frames as mono float32; a damaged file may change its channels, so each is mixed down alone."""
     import av
 
     to_float = av.AudioResampler(format="flt")

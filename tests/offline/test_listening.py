@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from asr.offline.journal import Journal
-from asr.offline.listening import Piece, listen, pieces_of
+from asr.offline.listening import Cut, Piece, listen
 from asr.offline.systems import Opener, Speaking, System, find_systems
 from asr.offline.test_sets import TestSet, bundle_test_set, open_test_set
 from asr.shared.audio import SAMPLE_RATE
@@ -99,13 +99,16 @@ def test_nothing_is_decoded_twice(system, clips, opener, opened, tmp_path):
         lambda system, opener: setattr(opener.decoding, "per_device_eval_batch_size", 3),
         lambda system, opener: setattr(opener.decoding, "generation_max_length", 15),
         lambda system, opener: setattr(opener, "speaking", Speaking("English", "transcribe")),
+        lambda system, opener: setattr(opener, "speaking", Speaking("Korean", "translate")),
+        lambda system, opener: setattr(opener, "precision", replace(opener.precision, quantization="8bit")),
     ],
 )
 def test_what_the_texts_hang_on_is_not_taken_from_the_journal(system, clips, opener, opened, tmp_path, change):
     opener.decoding = replace(DECODING)
-    listen([system], [clips], opener, "own", tmp_path)
+    table = replace(clips, language=None, task=None)
+    listen([system], [table], opener, "own", tmp_path)
     changed = change(system, opener) or system
-    listen([changed], [clips], opener, "own", tmp_path)
+    listen([changed], [table], opener, "own", tmp_path)
     assert len(opened) == 2
 
 
@@ -141,9 +144,9 @@ def test_a_clip_longer_than_the_window_is_heard_in_parts(mini_model, opener, tmp
     table.write_text("path,text\nlong.wav,가\nshort.wav,나\n", encoding="utf-8")
     calls = open_test_set(table, TableColumns(), "--data")
     with opener.open(system) as transcriber:
-        pieces = pieces_of(calls, transcriber)
+        cut = Cut(calls, transcriber, tmp_path)
         expected = transcriber.transcribe([calls.waveform(0), calls.waveform(1)])
-    *parts, short = pieces
+    *parts, short = cut.pieces
     assert [(piece.clip, piece.part) for piece in parts] == [(0, number) for number in range(len(parts))]
     ends = [piece.start + piece.samples for piece in parts]
     assert [piece.start for piece in parts] == [0, *ends[:-1]]

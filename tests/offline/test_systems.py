@@ -139,6 +139,12 @@ def test_what_is_no_model_is_refused_in_a_line(bundle, runs, opener, tmp_path, m
     (tmp_path / "empty").mkdir()
     assert "a Whisper has a config.json, an adapter an adapter_config.json" in refused(tmp_path / "empty")
     assert f"is a run: give it as --run {runs / 'whole-run'}" in refused(runs / "whole-run")
+    other = shutil.copytree(mini_model, tmp_path / "other")
+    settings = json.loads((other / "config.json").read_text(encoding="utf-8")) | {"model_type": "bert"}
+    (other / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert "is no Whisper: its config.json names another model_type" in refused(other)
+    (other / "config.json").write_text("{", encoding="utf-8")
+    assert "config.json cannot be read" in refused(other)
     pickled = tmp_path / "pickled"
     pickled.mkdir()
     shutil.copy(mini_model / "config.json", pickled)
@@ -150,11 +156,58 @@ def test_what_is_no_model_is_refused_in_a_line(bundle, runs, opener, tmp_path, m
         pass
     old = tmp_path / "old-adapter"
     old.mkdir()
-    (old / "adapter_config.json").write_text("{}")
+    (old / "adapter_config.json").write_text('{"peft_type": "LOHA"}')
     assert "has no adapter_model.safetensors" in refused(old, of=bundle)
     assert "is an adapter: give the --bundle-dir with its base" in refused(runs / "adapter-run" / "adapter")
     with pytest.raises(UserError, match="runs are measured beside their base: give its --bundle-dir"):
         find_systems(UseRuns(), None)
+
+
+def test_an_adapter_of_another_kind_or_base_is_refused(bundle, runs, tmp_path):
+    """Only LoRA's weights are known to be where they belong, and a run tells which base it was trained on."""
+    folder = shutil.copytree(runs, tmp_path / "runs") / "adapter-run"
+    config = folder / "adapter" / "adapter_config.json"
+    right = config.read_text(encoding="utf-8")
+    config.write_text(right.replace('"LORA"', '"LOHA"'), encoding="utf-8")
+    with pytest.raises(UserError, match="is an adapter of the kind LOHA: LoRA alone is measured"):
+        find_systems(UseRuns(model=(folder / "adapter",)), bundle)
+    config.write_text(right, encoding="utf-8")
+    record = Run(folder).record | {"base_model_sha256": {"model/model.safetensors": "0"}}
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(UserError, match="was trained on another base than"):
+        find_systems(UseRuns(model=(folder / "adapter",)), bundle)
+
+
+@pytest.mark.parametrize("change", ["missing", "renamed"])
+def test_weights_that_are_not_all_there_are_refused(opener, tmp_path, mini_model, change):
+    """transformers would draw them at random, without a word, and others in the next session."""
+    from safetensors.torch import load_file, save_file
+
+    broken = shutil.copytree(mini_model, tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    if change == "missing":
+        del tensors["model.decoder.layers.0.fc1.weight"]
+    else:
+        tensors = {f"base_model.{name}": tensor for name, tensor in tensors.items()}
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    (system,) = find_systems(UseRuns(model=(broken,)), None)
+    with pytest.raises(UserError, match=r"broken is no whole Whisper: model.* is missing"), opener.open(system):
+        pass
+
+
+def test_no_two_systems_share_a_name(tmp_path, mini_model):
+    """Not even where one is called like the second of another."""
+    copies = [shutil.copytree(mini_model, tmp_path / name) for name in ("x/w", "w-2", "y/w")]
+    assert [system.name for system in find_systems(UseRuns(model=tuple(copies)), None)] == ["w", "w-2", "w-3"]
+
+
+def test_all_run_in_one_format_beside_a_fully_trained_model(monkeypatch):
+    """On a GPU the base would be 8 bit, and the gain would be told with what that costs."""
+    asked = []
+    monkeypatch.setattr("asr.offline.systems.choose_precision", lambda device, method: asked.append(method) or CPU)
+    for whole in (True, False):
+        assert Opener(Device(), DECODING, Speaking("Korean", "transcribe"), whole).precision == CPU
+    assert asked == ["full", "lora"]
 
 
 def test_a_damaged_model_is_named(opener, tmp_path, mini_model):

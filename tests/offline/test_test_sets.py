@@ -246,9 +246,11 @@ def test_bad_rows_of_a_dataset_cost_only_themselves(mini: Bundle, tmp_path: Path
     ):
         row["audio"] = audio
     rows[3]["source_id"] = rows[3]["text"] = None
+    rows.append({**rows[3], "source_id": "last", "text": "가"})
     Dataset.from_list(rows, features=clip_columns("audio")).save_to_disk(str(tmp_path / "own"))
     found = opened(tmp_path / "own")
-    assert (found.utterances.source_ids, found.utterances.references) == (["own:3"], [""])
+    assert found.utterances.source_ids == ["own:3", "last"]
+    assert found.utterances.references == ["", "가"]
     np.testing.assert_array_equal(found.waveform(0), load_audio(rows[3]["audio"]["bytes"]))
     none = "no audio named", "column audio holds no bytes"
     assert [(row.reason, row.detail) for row in found.left_out[:2]] == [none, none]

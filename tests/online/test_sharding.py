@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from asr.online.inspection import complete, tensors_of
+from asr.online.inspection import complete
 from asr.online.sharding import LARGEST, split_large_weights
+from asr.shared.weights import tensors_of
 
 SMALL = 300_000
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from asr.online.sources.row import Announce, Row, row_from
+from asr.shared.audio import AUDIO_ENDINGS
 from asr.shared.tables.cells import flaw, printable
 from asr.shared.tables.columns import Columns, find_columns, named_columns
 from asr.shared.tables.encoding import decode
@@ -17,7 +18,6 @@ from asr.shared.tables.records import Malformed, Table
 from config import Data
 from utils import UserError
 
-AUDIO_ENDINGS = ".wav .mp3 .flac .ogg .opus .m4a .aac .webm .mp4 .wma .amr .aif .aiff"
 LARGEST_TEXT = 1 << 20
 
 

@@ -1,4 +1,4 @@
-"""Merging: one of our own runs becomes a plain Whisper, to be tuned further."""
+"""Merging: one of our own runs becomes a plain Whisper, to be tuned further or used by other tools."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr.online.conversion import EMBEDDING, OUTPUT, save_tensors
-from asr.online.inspection import tensors_of
+from asr.shared.weights import EMBEDDING, OUTPUT, save_tensors, tensors_of
 from utils import UserError, log, sha256_of, write_json
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ RUN = "run.json"
 ORIGIN = "merged_from.json"
 
 
-def merge_run(run_dir: Path, base_dir: Path, folder: Path) -> str | None:
+def merge_run(run_dir: Path, base_dir: Path, folder: Path, full_precision: bool = False) -> str | None:
     """Write the model that a run made into `folder`: the base with its adapter merged in, or the fully tuned one.
 
     Weights are merged in float32 and kept in the base's own format. All the rest is the base's.
@@ -28,6 +27,7 @@ def merge_run(run_dir: Path, base_dir: Path, folder: Path) -> str | None:
         run_dir: a finished run, with run.json.
         base_dir: the model that the run was trained on, or this very run as it was merged before.
         folder: an existing one.
+        full_precision: keep what is merged in float32, whatever format the base has.
 
     Returns:
         The audio layout that the model is made for by now, or None for every one.
@@ -53,7 +53,7 @@ def merge_run(run_dir: Path, base_dir: Path, folder: Path) -> str | None:
         _copy(trained, folder, all_but="generation_config.json")
     else:
         log.info("merging %s into %s", trained, base_dir)
-        save_tensors(_merged(base_dir, trained), folder / "model.safetensors")
+        save_tensors(_merged(base_dir, trained, full_precision), folder / "model.safetensors")
     write_json(folder / ORIGIN, {"run": run_dir.resolve().name, "base_model": record["base_model"], **origin})
     return layout
 
@@ -97,7 +97,7 @@ def _copy(source: Path, folder: Path, all_but: str) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
-def _merged(base_dir: Path, adapter_dir: Path) -> dict[str, torch.Tensor]:
+def _merged(base_dir: Path, adapter_dir: Path, full_precision: bool) -> dict[str, torch.Tensor]:
     import torch
     from peft import PeftModel
     from safetensors import SafetensorError
@@ -118,4 +118,6 @@ def _merged(base_dir: Path, adapter_dir: Path) -> dict[str, torch.Tensor]:
     kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     stored = {name: kinds[kind] for name, (_, kind) in tensors_of(base_dir).items()}
     stored.setdefault(EMBEDDING, stored.get(OUTPUT, torch.float32))
+    if full_precision:
+        stored = dict.fromkeys(stored, torch.float32)
     return {name: tensor.to(stored[name]) for name, tensor in plain.state_dict().items() if name in stored}
