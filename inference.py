@@ -1,7 +1,8 @@
 """python inference.py [FILE|FOLDER|PATTERN|- ...] [--export merged|ctranslate2|both] [--run NAME] [flags]
 
 OFFLINE. Writes down audio of any length and format: text, subtitles (srt, vtt), a table or JSON, to standard output or
-into --transcript-dir. With --export, writes the run as a model that other tools open. With neither, serves a page with upload and microphone on 127.0.0.1.
+into --transcript-dir. With --export, writes the run as a model that other tools open. With neither, serves a page with
+upload and microphone on 127.0.0.1.
 """
 
 from __future__ import annotations
