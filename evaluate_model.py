@@ -7,6 +7,7 @@ utterances.csv to runs/<name>/evaluation. What was decoded once is not decoded a
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import signal
 from dataclasses import replace
@@ -38,6 +39,8 @@ def main(config: EvaluateModel) -> None:
     from asr.offline.test_sets import left_out_csv, notes_of
 
     transformers_logging.disable_progress_bar()
+    # What is imported stays: else every collection, and the end, goes through a million objects of libraries.
+    gc.freeze()
     stop_on_signals()
 
     # What is compared, and on what.

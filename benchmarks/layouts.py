@@ -98,7 +98,7 @@ def judge(
     from transformers.utils import logging
 
     from asr.offline.decoding import Transcriber
-    from asr.offline.error_rates import error_rates
+    from asr.offline.metrics import error_rates
     from asr.offline.session import open_session
     from config import Decoding, Device, UseRun
 

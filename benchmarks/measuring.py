@@ -17,9 +17,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = ROOT / "demo" / "tiny-whisper-ko"
@@ -117,6 +118,12 @@ def _held(process) -> Iterator[int]:
             continue
 
 
+def gpu_cells(usage: Usage, gpu_memory: int | None) -> list[str]:
+    """Return the memory of the GPU that a script reserved, and how busy it was, as cells of a table."""
+    memory = "" if gpu_memory is None else f"{gpu_memory / 1e6:,.0f} MB"
+    return [memory, "" if usage.gpu_busy is None else f"{usage.gpu_busy:.0f} %"]
+
+
 def call(command: list[str]) -> None:
     """Run a command that is not measured."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
@@ -155,6 +162,11 @@ def machine(device: str = "cpu") -> str:
     )
 
 
+def read_json(file: Path) -> Any:
+    """Return what a file holds."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
 def size_of(folder: Path) -> int:
     """Return the bytes of a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -163,6 +175,14 @@ def size_of(folder: Path) -> int:
 def reporting(report: Path, script: Path, *flags: object) -> list[str]:
     """Return the command that runs a script and writes its use of the GPU to `report`."""
     return [sys.executable, "-m", "benchmarks.measuring", str(report), str(script), *map(str, flags)]
+
+
+def measure_script(script: Path, flags: Sequence[object], work: Path, gpu: bool) -> tuple[Usage, int | None]:
+    """Run a script and return what it took, and the bytes of the GPU that torch reserved at most."""
+    report = work / "gpu.json"
+    tell(f"{script.name} {' '.join(map(str, flags))}")
+    usage = measure(reporting(report, script, *flags), gpu)
+    return usage, read_json(report)["gpu_memory"]
 
 
 def run_and_report(report: Path, script: str, flags: list[str]) -> None:

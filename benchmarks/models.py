@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,7 @@ SIZES = {
 }
 
 
-def make_model(size: str, folder: Path, processor: Path | None = None, seed: int = 0) -> Path:
+def make_model(size: str, folder: Path, processor: Path | None = None, seed: int = 0, endless: bool = False) -> Path:
     """Write a random-initialised Whisper into `folder` and return it.
 
     Args:
@@ -26,6 +27,8 @@ def make_model(size: str, folder: Path, processor: Path | None = None, seed: int
         processor: folder with config.json, generation_config.json, preprocessor_config.json and the tokenizer of a
             Whisper; by default those of the demo, with its small vocabulary.
         seed: of the weights.
+        endless: for decoding: each clip gets a text of its own, as long as it may be; with the usual weights all clips
+            get much the same.
     """
     import torch
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
@@ -44,11 +47,14 @@ def make_model(size: str, folder: Path, processor: Path | None = None, seed: int
         decoder_ffn_dim=4 * width,
         num_mel_bins=mel_bins,
         max_source_positions=1500,
-        init_std=0.02,
+        init_std=2 / math.sqrt(width) if endless else 0.02,
     )
     _set_mel_bins(folder, mel_bins)
     torch.manual_seed(seed)
     model = WhisperForConditionalGeneration(config)
+    if endless:
+        # Without an embedding a token is never the likeliest; the end is the first one that is no text.
+        model.model.decoder.embed_tokens.weight.data[config.eos_token_id :] = 0
     model.generation_config = GenerationConfig.from_pretrained(source)
     model.half().save_pretrained(folder)
     return folder

@@ -65,8 +65,7 @@ def load_processor(bundle: Path) -> Any:
     """Open the processor of the bundle's model."""
     from transformers import WhisperProcessor
 
-    settings = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["config"]
-    language, task = settings["language"].lower(), settings["task"]
+    language, task = speaking(bundle)
     processor = WhisperProcessor.from_pretrained(bundle / "model", language=language, task=task)
     # The demo's tokenizer names no token for padding; Whisper's own takes the end token.
     processor.tokenizer.pad_token = processor.tokenizer.eos_token
@@ -95,10 +94,15 @@ class PaddingCollator:
         return batch
 
 
-def load_model(bundle: Path, quantization: str, device: str) -> Any:
-    """Load the base and put adapters on it, as the notebooks do; 8 and 4 bit bring gradient checkpointing along."""
+def speaking(bundle: Path) -> tuple[str, str]:
+    """Return the language of the bundle's speech, and the task."""
+    settings = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["config"]
+    return settings["language"].lower(), settings["task"]
+
+
+def load_base(bundle: Path, quantization: str, device: str) -> Any:
+    """Load the bundle's model."""
     import torch
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
     options: dict[str, Any] = {"dtype": torch.float32}
@@ -115,6 +119,14 @@ def load_model(bundle: Path, quantization: str, device: str) -> Any:
         options["device_map"] = {"": 0 if device == "cuda" else "cpu"}
     model = WhisperForConditionalGeneration.from_pretrained(bundle / "model", **options)
     model.generation_config.forced_decoder_ids = None
+    return model
+
+
+def load_model(bundle: Path, quantization: str, device: str) -> Any:
+    """Load the base and put adapters on it, as the notebooks do; 8 and 4 bit bring gradient checkpointing along."""
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    model = load_base(bundle, quantization, device)
     if quantization != "none":
         model = prepare_model_for_kbit_training(model)
     adapter = LoraConfig(r=32, lora_alpha=64, target_modules=["q_proj", "v_proj"], lora_dropout=0.05, bias="none")

@@ -20,12 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import ROOT, Usage, ask_gpu, call, machine, measure, reporting, tell
+from benchmarks.flags import parse_trial, trial_parser
+from benchmarks.measuring import ROOT, Usage, call, gpu_cells, machine, measure_script, read_json, tell
 from benchmarks.models import SIZES, make_model
 from benchmarks.speech import Clip, choose, join_neighbours, mean_seconds, read_clips, write_table
 
 LAYOUTS = ("packed", "trimmed", "padded")
-PROCESSOR = ROOT.parent / "shared" / "data" / "whisper-processor"
 FRAMES_PER_SECOND, WINDOW_FRAMES = 100, 3000
 SETUP = ["--split", "1,0,0", "--strict", "--keep-repeats", "--min-seconds", "0.1", "--max-clipped", "1"]
 SETUP += ["--min-syllables-per-second", "0", "--max-syllables-per-second", "1000"]
@@ -107,25 +107,11 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[2])
-    parser.add_argument("--speech", type=Path, metavar="FOLDER", help="audio files; by default the demo corpus")
-    parser.add_argument("--transcripts", type=Path, metavar="FILE.tsv", help="their path, sentence and speaker")
-    parser.add_argument("--seconds", type=float, nargs="+", help="mean lengths, reached by joining neighbours")
+    parser = trial_parser(__doc__)
     parser.add_argument("--model-size", nargs="+", choices=SIZES, default=["tiny"])
-    parser.add_argument("--processor", type=Path, metavar="FOLDER", help="tokenizer and settings of a Whisper")
     parser.add_argument("--steps", type=int, default=20, help="optimiser steps; fewer if they would break an epoch off")
-    parser.add_argument("--batch", type=int, default=8, help="utterances a step")
-    parser.add_argument("--quantization", nargs="+", choices=["8bit", "4bit", "none"], default=["none"])
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if ask_gpu("name") else "cpu")
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--out", type=Path, metavar="FILE.md", help="also write the tables to this file")
-    options = parser.parse_args()
-    if (options.speech is None) != (options.transcripts is None):
-        parser.error("--speech and --transcripts go together")
-    if options.processor is None and PROCESSOR.is_dir():
-        options.processor = PROCESSOR
-    return options
+    return parse_trial(parser)
 
 
 def plan(available: int, steps: int, batch: int) -> tuple[int, int, int]:
@@ -166,14 +152,15 @@ def plain(trial: Trial) -> Result:
     flags = ["train", "--bundle", trial.bundle, "--features", trial.features, "--out", out, "--steps", trial.steps]
     flags += ["--batch", trial.batch]
     flags += ["--quantization", trial.quantization, "--device", trial.device, "--seed", trial.seed, *trial.rhythm]
-    usage, gpu_memory = run(ROOT / "benchmarks/plain_recipe.py", flags, trial)
+    usage, gpu_memory = measure_script(ROOT / "benchmarks/plain_recipe.py", flags, trial.work, trial.device == "cuda")
     told = read_json(out / "results.json")
     return Result("plain recipe", usage, told["seconds"], last_loss(told["log"]), padded_silence(trial), gpu_memory)
 
 
 def ours(trial: Trial, layout: str) -> Result:
     """Run train_offline.py in a layout."""
-    usage, gpu_memory = run(ROOT / "train_offline.py", training_flags(trial, layout), trial)
+    flags = training_flags(trial, layout)
+    usage, gpu_memory = measure_script(ROOT / "train_offline.py", flags, trial.work, trial.device == "cuda")
     folder = trial.folder / layout
     loop_s = read_json(folder / "run.json")["results"]["seconds"]
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -195,19 +182,6 @@ def training_flags(trial: Trial, layout: str) -> list[str]:
     flags += ["--save-steps", trial.steps, "--seed", trial.seed, "--timestamp-probability", 0, *trial.rhythm]
     flags += ["--quantization", trial.quantization, "--cuda-visible-devices", os.environ["CUDA_VISIBLE_DEVICES"]]
     return [*map(str, flags)]
-
-
-def run(script: Path, flags: list[Any], trial: Trial) -> tuple[Usage, int | None]:
-    """Run a script and return what it took, and the bytes of the GPU that torch reserved at most."""
-    report = trial.work / "gpu.json"
-    tell(f"{script.name} {' '.join(map(str, flags))}")
-    usage = measure(reporting(report, script, *flags), gpu=trial.device == "cuda")
-    return usage, read_json(report)["gpu_memory"]
-
-
-def read_json(file: Path) -> Any:
-    """Return what a file holds."""
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def last_loss(log: Iterable[dict[str, Any]]) -> float:
@@ -263,9 +237,7 @@ def _row(result: Result, first: Result, utterances: int, gpu: bool) -> str:
     cells += [f"{loop_s:.0f} s", f"{utterances / loop_s:.2f}", f"{first.loop_s / loop_s:.1f}"]
     cells += [f"{100 * result.silent:.1f} %", f"{result.usage.memory / 1e6:,.0f} MB"]
     if gpu:
-        busy = result.usage.gpu_busy
-        cells += ["" if result.gpu_memory is None else f"{result.gpu_memory / 1e6:,.0f} MB"]
-        cells += ["" if busy is None else f"{busy:.0f} %"]
+        cells += gpu_cells(result.usage, result.gpu_memory)
     return "| " + " | ".join([*cells, f"{result.loss:.3f}"]) + " |"
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from benchmarks import layouts, measuring, plain_recipe, train
+from benchmarks import evaluate, layouts, measuring, plain_evaluation, plain_recipe, train
 from benchmarks.layouts import BASE, Judged
 from benchmarks.measuring import Usage, mean_while_busy, measure, reporting
 from benchmarks.models import SIZES, make_model
@@ -29,7 +32,8 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "mini", (64, 1, 2, 128))
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        train.make_bundle(clips, make_model("mini", work / "model"), work / "bundle", work / "clips")
+        model = make_model("mini", work / "model", endless=True)
+        train.make_bundle(clips, model, work / "bundle", work / "clips")
         plain_recipe.prepare(work / "bundle", work / "features")
         speech_s = sum(clip.seconds for clip in clips)
         yield Trial(work / "bundle", work / "features", work, CLIPS, speech_s, EPOCHS, STEPS, BATCH, "cpu", 42)
@@ -166,7 +170,128 @@ def test_what_is_measured_is_the_whole_command_and_a_failure_is_no_measurement(
         measure(reporting(tmp_path / "gpu.json", script, 1))
 
 
-def test_speech_of_ones_own_needs_both_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys, "argv", ["train", "--speech", os.fspath(tmp_path)])
+@pytest.mark.parametrize("benchmark", [train, evaluate])
+def test_speech_of_ones_own_needs_both_flags(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, benchmark: ModuleType
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--speech", os.fspath(tmp_path)])
     with pytest.raises(SystemExit):
-        train.parse()
+        benchmark.parse()
+
+
+# Evaluations
+
+
+@pytest.fixture(scope="module")
+def heard(trial: Trial) -> evaluate.Trial:
+    """The same clips and model, and an adapter that changes much, in a run whose windows were cut."""
+    import torch
+
+    run = trial.work / "runs" / "tuned"
+    model = plain_recipe.load_model(trial.bundle, "none", "cpu")
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(run / "adapter")
+    (run / "run.json").write_text(json.dumps({"audio_layout": "trimmed"}), encoding="utf-8")
+    return evaluate.Trial("mini", trial.bundle, "train", run, trial.work, 12, CLIPS, trial.speech_s, BATCH, "cpu")
+
+
+def test_both_sides_write_the_same_texts_with_the_adapter_and_judge_them_alike(heard: evaluate.Trial) -> None:
+    from datasets import load_from_disk
+
+    from asr.shared.text import clean_text
+
+    options = argparse.Namespace(
+        bundle=heard.bundle,
+        split=heard.split,
+        adapter=heard.run / "adapter",
+        batch=BATCH,
+        max_new_tokens=heard.most_tokens - evaluate.PROMPT_TOKENS,
+        quantization="none",
+        device="cpu",
+    )
+    theirs = plain_evaluation.evaluate(options)
+    texts = list(map(clean_text, theirs["texts"]))
+    assert len(set(texts)) > CLIPS // 2, "texts that are the same anyway would tell nothing"
+    padded = evaluate.ours(heard, "padded")
+    assert padded.texts == texts
+    assert padded.cer == pytest.approx(theirs["cer"])
+
+    processor = plain_recipe.load_processor(heard.bundle)
+    base = plain_recipe.load_base(heard.bundle, "none", "cpu").eval()
+    rows = load_from_disk(str(heard.bundle / "data"))["train"]
+    untuned, said = plain_evaluation.transcribe(base, processor, rows, options)
+    assert said == list(rows["text"])
+    assert list(map(clean_text, untuned)) != texts
+
+
+@pytest.mark.parametrize("layout", evaluate.LAYOUTS)
+def test_where_an_adapter_lies_says_how_it_is_decoded(heard: evaluate.Trial, layout: str) -> None:
+    from asr.offline.systems import find_systems
+    from asr.shared.bundle import open_bundle
+    from config import UseRuns
+
+    adapter = evaluate.adapter_of(heard, layout)
+    (system,) = find_systems(UseRuns(model=(adapter,)), open_bundle(heard.bundle))
+    assert system.window == layout
+    weights = "adapter_model.safetensors"
+    assert (adapter / weights).read_bytes() == (heard.run / "adapter" / weights).read_bytes()
+
+
+def test_a_text_of_random_weights_has_all_the_tokens_that_it_may(trial: Trial) -> None:
+    import torch
+    from transformers import WhisperForConditionalGeneration
+
+    from asr.offline.greedy import GreedyDecoder
+
+    model = WhisperForConditionalGeneration.from_pretrained(trial.bundle / "model", dtype=torch.float32).eval()
+    tokenizer = plain_recipe.load_processor(trial.bundle).tokenizer
+    prompt = tokenizer.prefix_tokens
+    assert len(prompt) == evaluate.PROMPT_TOKENS
+    with torch.no_grad():
+        written = GreedyDecoder(model, prompt, 40)(torch.randn(4, 128, 3000))
+    assert list(map(len, written)) == [40] * 4
+    assert max(map(max, written)) < tokenizer.eos_token_id
+    assert evaluate.mean_tokens([[1] * 12, [1] * 17]) == 14
+
+
+def test_every_model_is_evaluated_at_every_length_but_the_demo_once() -> None:
+    options = argparse.Namespace(model_size=["tiny", "base", "demo"], seconds=[3.3, 5.0])
+    wanted = [("tiny", 3.3), ("tiny", 5.0), ("base", 3.3), ("base", 5.0), ("demo", 0)]
+    assert list(evaluate.planned(options)) == wanted
+    options.seconds = None
+    assert list(evaluate.planned(options)) == [("tiny", 0), ("base", 0), ("demo", 0)]
+
+
+def test_a_report_is_read_as_it_was_written_and_only_with_the_window_that_was_meant(tmp_path: Path) -> None:
+    from asr.offline.evaluation_report import write_results
+    from asr.offline.results import Evaluation, Output, Utterances
+
+    texts = ["=1+1", "'=a", "'tis", "가 나"]
+    said = Utterances("test", list("abcd"), ["가 나"] * 4, [1.0] * 4, [None] * 4, [None] * 4, [None] * 4)
+    write_results(tmp_path, [Evaluation(said, [Output("adapter", "padded", texts, 2.5)])], {}, lambda name, at: None)
+    seconds, read, cer = evaluate.read_report(tmp_path, "padded")
+    assert (seconds, read) == (2.5, texts)
+    assert cer == pytest.approx((4 + 3 + 4 + 0) / 12)
+    with pytest.raises(SystemExit, match="not trimmed"):
+        evaluate.read_report(tmp_path, "trimmed")
+
+
+def test_the_table_of_evaluations_compares_speed_and_texts_with_the_plain_loop(heard: evaluate.Trial) -> None:
+    theirs = [str(number) for number in range(CLIPS)]
+    plain = evaluate.Result("plain loop", Usage(100.0, 3_000_000_000), 80.0, theirs, 0.5)
+    ours = evaluate.Result("evaluate_model.py, trimmed", Usage(20.0, 10**9), 10.0, ["0", *theirs[:-1]], 0.25)
+    table = evaluate.as_table([plain, ours], heard).splitlines()
+    assert "16 clips" in table[0]
+    assert "16 different texts" in table[0]
+    assert table[-2] == ("| plain loop | 100.0 s | 0.16 | 1.0 | 80.0 s | 0.20 | 1.0 | 3,000 MB | 100.0 % | 0.5000 |")
+    assert table[-1] == (
+        "| evaluate_model.py, trimmed | 20.0 s | 0.80 | 5.0 | 10.0 s | 1.60 | 8.0 | 1,000 MB | 6.2 % | 0.2500 |"
+    )
+    assert len({line.count("|") for line in table[3:]}) == 1
+    on_gpu = [dataclasses.replace(plain, usage=Usage(100.0, 10**9, 50.0), gpu_memory=2 * 10**9)]
+    table = evaluate.as_table(on_gpu, dataclasses.replace(heard, device="cuda")).splitlines()
+    assert "| 2,000 MB | 50 % |" in table[-1]
+    assert len({line.count("|") for line in table[3:]}) == 1

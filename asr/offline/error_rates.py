@@ -1,4 +1,4 @@
-"""Error rates of characters, words and jamo, counted by utterance; and as metric modules of `evaluate`, offline.
+"""Error rates of characters, words and jamo, counted by utterance.
 
 Four units: `cer` leaves spaces out and is the headline, because Korean spacing varies between writers who mean and
 hear the same; `cer_with_spaces` counts them; `wer` counts words between spaces (어절); `jer` counts jamo, so that 안넝
@@ -12,15 +12,12 @@ it adds nothing. Texts whose references are all empty have no rate. The alignmen
 
 from __future__ import annotations
 
-import tempfile
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
@@ -132,7 +129,7 @@ def score(predictions: Sequence[str], references: Sequence[str], normalizer: Nor
         written, said = [prepare(text) for text in predictions], [prepare(text) for text in references]
         for unit, split in UNITS.items():
             by_metric[unit + suffix] = count_edits([split(text) for text in written], [split(text) for text in said])
-            _check_length(unit + suffix, by_metric[unit + suffix])
+            check_length(unit + suffix, by_metric[unit + suffix])
     return Scores(by_metric)
 
 
@@ -170,7 +167,8 @@ def _jamo_of_syllables() -> dict[int, str]:
     return {code: unicodedata.normalize("NFD", chr(code)) for code in range(ord("가"), ord("힣") + 1)}
 
 
-def _check_length(metric: str, counts: UtteranceCounts) -> None:
+def check_length(metric: str, counts: UtteranceCounts) -> None:
+    """Raise a ValueError where no reference holds any text."""
     if not counts.lengths.any():
         raise ValueError(f"{metric}: an error rate needs a reference that is not empty")
 
@@ -182,54 +180,3 @@ UNITS: dict[str, Callable[[str], Any]] = {
     "jer": to_jamo,
 }
 METRICS = tuple(unit + suffix for suffix in ("", NORMALIZED) for unit in UNITS)
-
-
-class ErrorRate(evaluate.Metric):
-    """Any of `METRICS` as a module of `evaluate`, which takes its name: `ErrorRate("cer_normalized")`.
-
-    `compute(predictions=…, references=…)` returns the rate under that name, and hits, substitutions, deletions and
-    insertions under `cer_normalized_hits` and so on. `evaluate.load` with this file's path gives the same one.
-
-    Raises:
-        ValueError: there is no such metric; in `compute`, no reference holds any text.
-    """
-
-    def __init__(self, config_name: str | None = None, normalizer: Normalizer | None = None, **options: Any) -> None:
-        config_name = config_name or "cer"
-        if config_name not in METRICS:
-            raise ValueError(f"there is no metric {config_name}: choose among {' '.join(METRICS)}")
-        self.prepare = (normalizer or Normalizer()) if config_name.endswith(NORMALIZED) else clean_text
-        self.split = UNITS[config_name.removesuffix(NORMALIZED)]
-        super().__init__(config_name=config_name, **options)
-
-    def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="https://github.com/rapidfuzz/RapidFuzz",
-            features=datasets.Features({"predictions": text, "references": text}),
-            inputs_description="predictions and references: lists of strings",
-        )
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        written, said = ([self.split(self.prepare(text)) for text in texts] for texts in (predictions, references))
-        counts = count_edits(written, said)
-        _check_length(self.config_name, counts)
-        total = counts.total()
-        told = {f"{self.config_name}_{name}": getattr(total, name) for name in ("hits", *EDITS)}
-        return {self.config_name: total.rate, **told}
-
-
-def error_rates(predictions: list[str], references: list[str]) -> dict[str, float]:
-    """Return cer, cer_with_spaces and wer of texts, raw.
-
-    Raises:
-        ValueError: no reference holds any text.
-    """
-    rates: dict[str, float] = {}
-    # `evaluate` makes a folder even for what it keeps in memory; the one in HOME may not be writable.
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("cer", "cer_with_spaces", "wer"):
-            metric = ErrorRate(name, keep_in_memory=True, cache_dir=folder)
-            rates[name] = metric.compute(predictions=predictions, references=references)[name]
-    return rates

@@ -30,11 +30,11 @@ from asr.offline.augmentation import Augmenter, hide_stretches, require_waveform
 from asr.offline.callbacks import EvaluateEvery, KeepBest, MetricsFile, ProgressBar, StopEarly
 from asr.offline.checkpoints import GROWING, checkpoint_bytes, newest_complete, put_in_place, remove_old, require_room
 from asr.offline.decoding import Stopped, Transcriber
-from asr.offline.error_rates import error_rates
 from asr.offline.estimate import checkpointing_needed
 from asr.offline.interruption import Interruption, leave_signals_alone
 from asr.offline.lock import sole_use
 from asr.offline.loss_guard import LossGuard
+from asr.offline.metrics import error_rates
 from asr.offline.parts import Parts
 from asr.offline.precision import Precision
 from asr.offline.ranks import ALONE, Ranks

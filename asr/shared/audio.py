@@ -115,10 +115,15 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise AudioError(f"the file does not exist ({path})", "missing audio") from None
+        raise AudioError(f"the file does not exist ({_in_a_line(path)})", "missing audio") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise AudioError(f"the file cannot be read: {reason} ({str(path)[:200]})") from None
+        raise AudioError(f"the file cannot be read: {reason} ({_in_a_line(path)})") from None
+
+
+def _in_a_line(path: Path) -> str:
+    shown = str(path)[:200]
+    return shown if shown.isprintable() else repr(shown)[1:-1]
 
 
 def resample(waveform: np.ndarray, rate: int) -> np.ndarray:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.offline.error_rates import METRICS, Counts, ErrorRate, error_rates, score, to_jamo, without_spaces
+from asr.offline.error_rates import METRICS, Counts, score, to_jamo, without_spaces
+from asr.offline.metrics import ErrorRate, error_rates
 from asr.offline.normalizer import Normalizer
 from asr.shared.text import clean_text
 from tests.conftest import ROOT
@@ -172,6 +173,6 @@ def test_evaluate_loads_the_file_without_a_network(monkeypatch, tmp_path):
 
     for name in ("socket", "create_connection", "getaddrinfo"):
         monkeypatch.setattr(socket, name, refuse)
-    file = ROOT / "asr" / "offline" / "error_rates.py"
+    file = ROOT / "asr" / "offline" / "metrics.py"
     metric = evaluate.load(str(file), "wer", keep_in_memory=True, cache_dir=str(tmp_path))
     assert metric.compute(predictions=["가 나"], references=["가 다"])["wer"] == 0.5

@@ -87,6 +87,19 @@ def test_batches_of_another_plan_are_decoded_again(tmp_path):
         assert [entry.texts for entry in journal.entries] == TEXTS[:1]
 
 
+def test_going_on_never_holds_less_than_before(tmp_path, monkeypatch):
+    """A crash or a full disk at its very beginning costs nothing that was decoded."""
+    filled(tmp_path, batches=2)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("asr.offline.journal.write_atomically", full)
+    with pytest.raises(OSError, match="No space"), open_journal(tmp_path, ABOUT).going_on(PLAN):
+        pass
+    assert [entry.texts for entry in open_journal(tmp_path, ABOUT).entries] == TEXTS[:2]
+
+
 def test_what_the_texts_hang_on_is_the_journals_name(tmp_path):
     """Another weight, window or batch size: another journal; the order in which it is told does not matter."""
     first = filled(tmp_path)

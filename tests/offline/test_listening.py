@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +157,38 @@ def test_a_clip_longer_than_the_window_is_heard_in_parts(mini_model, opener, tmp
     ((output,),) = listen([system], [calls], opener, "own", tmp_path / "journals")
     assert output.texts == expected
     assert len(set(expected)) == 2
+
+
+def test_a_long_recording_is_read_once(mini_model, opener, tmp_path, monkeypatch):
+    """Not for each of its parts: an hour would be decoded a hundred times."""
+    (system,) = find_systems(UseRuns(model=(mini_model,)), None)
+    soundfile.write(tmp_path / "long.wav", np.random.default_rng(1).normal(0, 0.1, 40 * SAMPLE_RATE), SAMPLE_RATE)
+    (tmp_path / "calls.csv").write_text("path,text\nlong.wav,가\n", encoding="utf-8")
+    calls = open_test_set(tmp_path / "calls.csv", TableColumns(), "--data")
+    read: list[int] = []
+    waveform = TestSet.waveform
+    monkeypatch.setattr(TestSet, "waveform", lambda self, at: read.append(at) or waveform(self, at))
+    listen([system], [calls], opener, "own", tmp_path / "journals")
+    assert read == [0]
+
+
+def test_one_model_at_a_time_is_in_memory(system, clips, opener, tmp_path, monkeypatch):
+    """A GPU that holds either of two models alone must do."""
+    alive: list[list[bool]] = []
+    models: list[weakref.ref] = []
+    open_it = Opener._opened
+
+    def opened(self, one):
+        gc.collect()
+        alive.append([model() is not None for model in models])
+        transcriber = open_it(self, one)
+        models.append(weakref.ref(transcriber.writer.model))
+        return transcriber
+
+    monkeypatch.setattr(Opener, "_opened", opened)
+    others = [replace(system, name=name, weights={"model": name}) for name in ("a", "b", "c")]
+    listen(others, [clips], opener, "own", tmp_path)
+    assert alive == [[], [False], [False, False]]
 
 
 def test_details_tell_what_was_used(system, clips, opener, tmp_path: Path):

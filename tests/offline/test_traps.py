@@ -23,7 +23,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from transformers import WhisperForConditionalGeneration
 
-from asr.offline.error_rates import error_rates
+from asr.offline.metrics import error_rates
 from asr.offline.precision import Precision
 from asr.offline.runs import Run, finish_run, start_run
 from asr.offline.session import open_session
