@@ -111,7 +111,7 @@ def open_system(config: Inference):
         train = bundle.manifest["data"]["splits"]["train"]
         longest_s = min(WINDOW_S, max(SHORTEST_WINDOW_S, TIMES_MEAN * 3600 * train["hours"] / train["clips"]))
     speaking = Speaking(bundle.language, bundle.task) if bundle else Speaking("Korean", "transcribe")
-    return Opener(config.device, config.decoding, speaking), system, base, longest_s
+    return Opener(config.device, config.decoding, speaking, system.kind == "full"), system, base, longest_s
 
 
 def put_out(config: Inference, one, transcript, several: bool) -> None:

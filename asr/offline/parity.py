@@ -91,6 +91,8 @@ class Parity:
     def _written(self, system: System, device: Device) -> Written:
         opener = Opener(device, self.config.decoding, self.speaking)
         with opener.open(system) as transcriber:
+            # Other tools have whole windows alone.
+            transcriber.trimmed = False
             texts = transcriber.transcribe_clips(self.clips, f"parity, {system.name}")
             details = opener.describe(system)
             if isinstance(transcriber.writer, CTranslate2Writer):

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -83,17 +82,21 @@ class Opener:
         device: as the user wishes.
         decoding: batch size and length limit.
         speaking: language and task.
-        whole: a fully trained model is among them, and nothing is quantised: else its gain would be told with what
-            8 bit costs the others.
+        whole: a fully trained model is among them, which is not quantised, and so nothing is: else its gain would be
+            told with what 8 bit costs the others.
     """
 
     def __init__(self, device: Device, decoding: Decoding, speaking: Speaking, whole: bool = False) -> None:
         self.device, self.decoding, self.speaking, self.whole = device, decoding, speaking, whole
+        # By method; one for all that speak other languages, so that each choice is told once.
+        self._chosen: dict[str, Precision] = {}
 
-    @cached_property
-    def precision(self) -> Precision:
-        """The formats of what transformers runs."""
-        return choose_precision(self.device, "full" if self.whole else "lora")
+    def precision(self, system: System) -> Precision:
+        """Return the formats of a system that transformers runs."""
+        method = "full" if self.whole or system.kind == "full" else "lora"
+        if method not in self._chosen:
+            self._chosen[method] = choose_precision(self.device, method)
+        return self._chosen[method]
 
     def speaking_as(self, speaking: Speaking) -> Opener:
         """Return one for another language or task."""
@@ -107,7 +110,9 @@ class Opener:
 
     def conditions(self, system: System) -> dict[str, Any]:
         """Return everything that the texts hang on beside weights, windows and audio."""
-        formats = self.precision.describe() if system.engine == "transformers" else formats_of(self.device.quantization)
+        formats = formats_of(self.device.quantization)
+        if system.engine == "transformers":
+            formats = self.precision(system).describe()
         return {
             "engine": {name: metadata.version(name) for name in ENGINES[system.engine]},
             **formats,
@@ -122,7 +127,9 @@ class Opener:
 
     @contextmanager
     def open(self, system: System) -> Iterator[Transcriber]:
-        """Give the system's transcriber; once nobody holds it any more, `free_memory` gives its memory back.
+        """Give the system's transcriber, with its own window.
+
+        Once nobody holds it any more, `free_memory` gives its memory back.
 
         Raises:
             UserError: it cannot be opened.
@@ -138,11 +145,11 @@ class Opener:
 
     def _opened(self, system: System) -> Transcriber:
         most_tokens = self.decoding.generation_max_length
-        speaking = self.speaking.language, self.speaking.task
+        speaking, trimmed = (self.speaking.language, self.speaking.task), system.window == "trimmed"
         if system.engine == "ctranslate2":
             writer = CTranslate2Writer(system.model_dir, *speaking, self.device.quantization, most_tokens)
-            return Transcriber(writer, self.decoding)
-        precision = self.precision
+            return Transcriber(writer, self.decoding, trimmed)
+        precision = self.precision(system)
         model: Any = load_whisper(system.model_dir, precision)
         if system.adapter_dir is not None:
             model = load_adapter(model, system.adapter_dir)
@@ -150,7 +157,7 @@ class Opener:
             if precision.quantization == "none" and not precision.autocast:
                 model = model.merge_and_unload()
         tokenizer = _tokenizer(system.tokenizer_dir, *speaking)
-        return Transcriber(WhisperWriter(model, tokenizer, precision, most_tokens), self.decoding)
+        return Transcriber(WhisperWriter(model, tokenizer, precision, most_tokens), self.decoding, trimmed)
 
 
 def needs_bundle(use: UseRuns) -> bool:

@@ -102,7 +102,7 @@ def test_nothing_is_decoded_twice(system, clips, opener, opened, tmp_path):
         lambda system, opener: setattr(opener.decoding, "generation_max_length", 15),
         lambda system, opener: setattr(opener, "speaking", Speaking("English", "transcribe")),
         lambda system, opener: setattr(opener, "speaking", Speaking("Korean", "translate")),
-        lambda system, opener: setattr(opener, "precision", replace(opener.precision, quantization="8bit")),
+        lambda system, opener: opener._chosen.update(lora=replace(opener.precision(system), quantization="8bit")),
     ],
 )
 def test_what_the_texts_hang_on_is_not_taken_from_the_journal(system, clips, opener, opened, tmp_path, change):

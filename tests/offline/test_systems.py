@@ -11,7 +11,7 @@ import torch
 
 from asr.offline.decoding import Transcriber
 from asr.offline.runs import Run, finish_run, start_run
-from asr.offline.systems import Opener, Speaking, find_systems
+from asr.offline.systems import Opener, Speaking, System, find_systems
 from asr.offline.whisper import attach_lora, load_adapter, load_whisper, save_weights
 from asr.shared.bundle import Bundle, open_bundle
 from asr.shared.cli import parse
@@ -96,11 +96,14 @@ def test_every_kind_writes_what_its_weights_write(bundle, runs, opener, tmp_path
     assert len({tuple(each) for each in found.values()}) == 3, "models that write the same would prove nothing"
 
 
-def test_an_adapter_in_its_run_keeps_the_window_of_its_training(bundle, runs, tmp_path):
+def test_an_adapter_in_its_run_keeps_the_window_of_its_training(bundle, runs, opener, tmp_path):
     inside = runs / "adapter-run" / "adapter"
     outside = shutil.copytree(inside, tmp_path / "adapter")
     systems = find_systems(UseRuns(runs, (), (inside, outside)), bundle)
     assert [(s.name, s.window) for s in systems] == [("adapter", "trimmed"), ("adapter-2", "padded")]
+    for system in systems:
+        with opener.open(system) as transcriber:
+            assert transcriber.trimmed is (system.window == "trimmed"), "and is opened with it"
 
 
 def test_weights_of_other_content_are_another_system(bundle, tmp_path):
@@ -205,9 +208,13 @@ def test_all_run_in_one_format_beside_a_fully_trained_model(monkeypatch):
     """On a GPU the base would be 8 bit, and the gain would be told with what that costs."""
     asked = []
     monkeypatch.setattr("asr.offline.systems.choose_precision", lambda device, method: asked.append(method) or CPU)
+    base, tuned = (System("a", kind, Path(), Path()) for kind in ("base", "full"))
     for whole in (True, False):
-        assert Opener(Device(), DECODING, Speaking("Korean", "transcribe"), whole).precision == CPU
-    assert asked == ["full", "lora"]
+        opener = Opener(Device(), DECODING, Speaking("Korean", "transcribe"), whole)
+        for system in (base, tuned, base):
+            opener.speaking_as(Speaking("English", "transcribe")).precision(system)
+            opener.precision(system)
+    assert asked == ["full", "lora", "full"], "each is chosen, and told, once"
 
 
 def test_a_damaged_model_is_named(opener, tmp_path, mini_model):
