@@ -72,15 +72,13 @@ def transcripts_of(config: Inference, inputs):
 
     from asr.offline.recordings import duration_of
     from asr.offline.transcribing import hearing, transcribe_recordings
-    from asr.offline.transcripts import Shape
     from asr.shared.progress import progress_bar
 
     if not inputs:
         return
     transformers_logging.disable_progress_bar()
-    wanted, timed = config.transcribing, timestamps_of(config) != "none"
+    timed = timestamps_of(config) != "none"
     opener, system, base, longest_s = open_system(config)
-    shape = Shape(wanted.max_line_width, wanted.max_line_count, wanted.max_segment_s)
     seconds = sum(duration_of(one.path) for one in inputs)
     with ExitStack() as stack:
         hear = hearing(stack.enter_context(opener.open(system)), timed)
@@ -90,7 +88,7 @@ def transcripts_of(config: Inference, inputs):
         )
         paths = [one.path for one in inputs]
         found = transcribe_recordings(
-            paths, hear, longest_s, shape, hear_base, lambda heard: bar.update(round(heard / 60, 3))
+            paths, hear, longest_s, shape_of(config), hear_base, lambda heard: bar.update(round(heard / 60, 3))
         )
         yield from zip(inputs, found, strict=True)
 
@@ -119,11 +117,9 @@ def put_out(config: Inference, one, transcript, several: bool) -> None:
     from dataclasses import replace
 
     from asr.offline.subtitles import FORMATS
-    from asr.offline.transcripts import Shape
 
     wanted = config.transcribing
-    shape = Shape(wanted.max_line_width, wanted.max_line_count, wanted.max_segment_s)
-    text = FORMATS[wanted.format](replace(transcript, name=one.name), timestamps_of(config), shape)
+    text = FORMATS[wanted.format](replace(transcript, name=one.name), timestamps_of(config), shape_of(config))
     for note in transcript.notes:
         log.warning("%s: %s", one.name, note)
     if wanted.transcript_dir:
@@ -135,6 +131,14 @@ def put_out(config: Inference, one, transcript, several: bool) -> None:
                 print(f"{name}{label if transcript.base is not None else ''}{line}", flush=True)
     else:
         print(f"{one.name}\n{text}" if several and wanted.format != "json" else text, end="", flush=True)
+
+
+def shape_of(config: Inference):
+    """Return how long segments may be."""
+    from asr.offline.transcripts import Shape
+
+    wanted = config.transcribing
+    return Shape(wanted.max_line_width, wanted.max_line_count, wanted.max_segment_s)
 
 
 def timestamps_of(config: Inference) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from asr.shared.audio import AUDIO_ENDINGS
+from asr.shared.audio import AUDIO_ENDINGS, is_audio
 from utils import UserError
 
 STDIN = "-"
@@ -77,7 +77,7 @@ def _meant(named: Path, temporary: Path) -> Iterator[Input]:
 def _audio_below(folder: Path) -> Iterator[Path]:
     for place, _, names in os.walk(folder):
         for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_ENDINGS.split():
+            if not name.startswith(".") and is_audio(name):
                 yield Path(place, name)
 
 

@@ -137,6 +137,11 @@ def resample(waveform: np.ndarray, rate: int) -> np.ndarray:
     return soxr.resample(waveform.astype(np.float32, copy=False), rate, SAMPLE_RATE, quality="HQ")
 
 
+def is_audio(name: str) -> bool:
+    """Tell whether a file's name ends as those of audio files do."""
+    return os.path.splitext(name)[1].lower() in AUDIO_ENDINGS.split()
+
+
 def to_pcm16(waveform: np.ndarray) -> np.ndarray:
     """Round float32 audio to int16, so that what was 16 bit before comes back as it was."""
     import numpy as np

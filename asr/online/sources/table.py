@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from asr.online.sources.row import Announce, Row, row_from
-from asr.shared.audio import AUDIO_ENDINGS
+from asr.shared.audio import AUDIO_ENDINGS, is_audio
 from asr.shared.tables.cells import flaw, printable
 from asr.shared.tables.columns import Columns, find_columns, named_columns
 from asr.shared.tables.encoding import decode
@@ -75,7 +75,7 @@ def check_folders(data: Data) -> None:
     for folder in data.files.folder:
         if not os.path.isdir(folder):
             raise UserError(f"--folder {folder}: there is no such folder")
-        if not any(_is_audio(name) for _, names in _walk(folder) for name in names):
+        if not any(is_audio(name) for _, names in _walk(folder) for name in names):
             raise UserError(f"--folder {folder}: no audio file is in it ({AUDIO_ENDINGS})")
 
 
@@ -113,11 +113,11 @@ def _folder_row(audio: Path | None, text: Path | None, source_id: str) -> Row:
 def _pairs(folder: Path) -> Iterator[tuple[Path, Path | None] | tuple[None, Path]]:
     """Yield each audio file with its text file or None, and None with each text file that has no audio file."""
     for place, names in _walk(folder):
-        audio = [name for name in names if _is_audio(name)]
+        audio = [name for name in names if is_audio(name)]
         texts = {_stem(name): name for name in reversed(names) if name.lower().endswith(".txt")}
         paired = {texts.get(_stem(name)) for name in audio}
         for name in names:
-            if _is_audio(name):
+            if is_audio(name):
                 text = texts.get(_stem(name))
                 yield place / name, place / text if text else None
             elif name.lower().endswith(".txt") and name not in paired:
@@ -137,10 +137,6 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
         if here not in seen:
             yield Path(place), sorted(name for name in names if not name.startswith("."))
         seen.add(here)
-
-
-def _is_audio(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in AUDIO_ENDINGS.split()
 
 
 def _stem(name: str) -> str:
