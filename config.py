@@ -6,6 +6,7 @@ TOML file, and the TOML file over what stands here.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -354,6 +355,9 @@ class Transcribing:
     """Lines of a subtitle."""
     max_segment_s: float = 7.0
     """Seconds that a subtitle is shown at most."""
+    engine: Literal["auto", "transformers", "ctranslate2"] = "auto"
+    """What runs a run: auto takes its export for CTranslate2 where it is there and was found to write the same, and
+    transformers otherwise and where the base is compared."""
     compare: Literal["none", "base"] = "none"
     """Also write what the base model makes of it (txt and json)."""
 
@@ -378,8 +382,22 @@ class Export:
 class Page:
     """The demo page, served when no files are named."""
 
+    host: str = "127.0.0.1"
+    """Address of this machine that the page listens on; 0.0.0.0 lets other machines in."""
     port: int = 7860
-    """Port of the page on 127.0.0.1; 0 takes any free one."""
+    """Its port; 0 takes any free one."""
+    auth_file: Path | None = None
+    """File with a line name:password for each person who may use the page; nobody else may be able to read it."""
+    ssl_certfile: Path | None = None
+    """Certificate for https, without which browsers give no microphone to pages of other machines."""
+    ssl_keyfile: Path | None = None
+    """Its private key."""
+    max_upload_mb: int = 500
+    """Largest file that may be uploaded, in MB."""
+    max_upload_minutes: float = 120.0
+    """Longest recording that is transcribed."""
+    max_queue: int = 64
+    """Recordings that may wait; more are turned away with a message."""
 
 
 @dataclass
@@ -518,6 +536,8 @@ def problems(config: Any) -> list[str]:
         if low in values and values[low] >= values[high]:
             found.append(f"{_flag(low)} must be below {_flag(high)}")
     found += _idle_transcribing(values) + _idle_export(values)
+    if (values.get("ssl_certfile") is None) != (values.get("ssl_keyfile") is None):
+        found.append("--ssl-certfile and --ssl-keyfile go together")
     if values.get("json") and not values.get("check"):
         found.append("--json goes with --check")
     if values.get("db_query") and values.get("db_table"):
@@ -544,6 +564,11 @@ def _idle_transcribing(values: dict[str, Any]) -> list[str]:
         found.append(f"--compare {values['compare']} needs --format txt or json: {wanted} holds one text")
     if values["compare"] != "none" and values["model"] is not None:
         found.append("--compare base goes with a run, not with --model")
+    if values["engine"] == "ctranslate2":
+        if values["model"] is not None:
+            found.append("--engine ctranslate2 takes the export of a run: --model FOLDER says by itself what runs it")
+        if values["quantization"] == "4bit":
+            found.append("--engine ctranslate2 has no 4bit weights: use --quantization 8bit, none or auto")
     return found
 
 
@@ -594,6 +619,13 @@ def split_shares(text: str) -> tuple[float, ...]:
 def _are_shares(text: str) -> bool:
     try:
         return bool(split_shares(text))
+    except ValueError:
+        return False
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(text))
     except ValueError:
         return False
 
@@ -677,7 +709,14 @@ RULES = {
     "max_segment_s": _within(1, 30),
     "parity_clips": _at_least(0),
     "parity_limit": _within(0, 1),
+    "host": (
+        (lambda value: _is_address(value)),
+        "it must be an address of this machine in numbers, as 127.0.0.1 or 0.0.0.0: names are not looked up",
+    ),
     "port": _within(0, 65535),
+    "max_upload_mb": _at_least(1),
+    "max_upload_minutes": ((lambda value: 0 < value < math.inf), "it must be a number above 0"),
+    "max_queue": _at_least(1),
     "run_name": (
         (lambda value: value not in ("", ".", "..") and not set(value) & set('/\\:*?"<>|')),
         "it must be a plain folder name",

@@ -14,9 +14,6 @@ from asr.shared.cli import run_script
 from config import Inference
 from utils import Interrupted, UserError, log
 
-# Of models that know short windows alone: so many times the mean of their training clips, and no less than this.
-TIMES_MEAN, SHORTEST_WINDOW_S, WINDOW_S = 3, 5.0, 30.0
-
 
 def main(config: Inference) -> None:
     """Files in, text out; or a page."""
@@ -32,11 +29,9 @@ def main(config: Inference) -> None:
     if config.files:
         transcribe_files(config)
         return
-    from asr.offline.page import serve
-    from asr.offline.session import open_session
+    from asr.offline.page.server import serve
 
-    session = open_session(config.bundle.bundle_dir, config.use, config.device, config.decoding)
-    serve(session, config.page.port)
+    serve(config, shape_of(config))
 
 
 def transcribe_files(config: Inference) -> None:
@@ -70,6 +65,7 @@ def transcripts_of(config: Inference, inputs):
 
     from transformers.utils import logging as transformers_logging
 
+    from asr.offline.choice import choose
     from asr.offline.recordings import duration_of
     from asr.offline.transcribing import hearing, transcribe_recordings
     from asr.shared.progress import progress_bar
@@ -78,38 +74,19 @@ def transcripts_of(config: Inference, inputs):
         return
     transformers_logging.disable_progress_bar()
     timed = timestamps_of(config) != "none"
-    opener, system, base, longest_s = open_system(config)
+    choice = choose(config, with_base=config.transcribing.compare == "base")
     seconds = sum(duration_of(one.path) for one in inputs)
     with ExitStack() as stack:
-        hear = hearing(stack.enter_context(opener.open(system)), timed)
-        hear_base = hearing(stack.enter_context(opener.open(base)), False) if base else None
+        hear = hearing(stack.enter_context(choice.opener.open(choice.system)), timed)
+        hear_base = hearing(stack.enter_context(choice.opener.open(choice.base)), False) if choice.base else None
         bar = stack.enter_context(
             progress_bar(total=round(seconds / 60, 1), desc="transcribing", unit="min", leave=False)
         )
         paths = [one.path for one in inputs]
         found = transcribe_recordings(
-            paths, hear, longest_s, shape_of(config), hear_base, lambda heard: bar.update(round(heard / 60, 3))
+            paths, hear, choice.longest_s, shape_of(config), hear_base, lambda heard: bar.update(round(heard / 60, 3))
         )
         yield from zip(inputs, found, strict=True)
-
-
-def open_system(config: Inference):
-    """Return the opener, the system that transcribes, the base where both are wanted, and the longest window."""
-    from asr.offline.systems import Opener, Speaking, find_systems, needs_bundle
-    from asr.shared.bundle import open_bundle
-    from config import UseRuns
-
-    wanted, run = config.transcribing, config.use.run
-    use = UseRuns(config.use.output_dir, (run,) if run else (), (wanted.model,) if wanted.model else ())
-    bundle = open_bundle(config.bundle.bundle_dir) if needs_bundle(use) else None
-    systems = find_systems(use, bundle)
-    system, base = systems[-1], systems[0] if wanted.compare == "base" else None
-    longest_s = WINDOW_S
-    if system.window == "trimmed" and bundle:
-        train = bundle.manifest["data"]["splits"]["train"]
-        longest_s = min(WINDOW_S, max(SHORTEST_WINDOW_S, TIMES_MEAN * 3600 * train["hours"] / train["clips"]))
-    speaking = Speaking(bundle.language, bundle.task) if bundle else Speaking("Korean", "transcribe")
-    return Opener(config.device, config.decoding, speaking, system.kind == "full"), system, base, longest_s
 
 
 def put_out(config: Inference, one, transcript, several: bool) -> None:

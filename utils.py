@@ -203,6 +203,7 @@ OFFLINE_SWITCHES = {
     "no_proxy": "localhost,127.0.0.1,::1",
 }
 _guard_is_up = False
+_own_addresses: set[str] = set()
 
 
 def go_offline() -> None:
@@ -248,8 +249,15 @@ def _refuse_network(event: str, args: tuple[Any, ...]) -> None:
         _refuse(event, args[0][0])
 
 
+def allow_own_address(address: str) -> None:
+    """Let this process connect to an address of this machine on which it listens itself."""
+    _own_addresses.add(address)
+
+
 def _is_this_machine(host: str | bytes) -> bool:
     text = host.decode() if isinstance(host, bytes) else host
+    if text in _own_addresses:
+        return True
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(text.partition("%")[0]).is_loopback
     return text == "localhost"

@@ -51,6 +51,7 @@ def transcribe_recordings(
     shape: Shape,
     hear_base: Hear | None = None,
     heard: Callable[[float], None] = lambda seconds: None,
+    pool_s: float = POOL_S,
 ) -> Iterator[Transcript | Failure]:
     """Yield what is said in each file, in the order of the files.
 
@@ -61,6 +62,7 @@ def transcribe_recordings(
         shape: of segments.
         hear_base: the same with the untuned model.
         heard: told the seconds of sound that are done.
+        pool_s: sound that waits to be decoded together.
     """
     begun: list[_Recording] = []
     pool: list[tuple[_Recording, Window]] = []
@@ -69,7 +71,7 @@ def transcribe_recordings(
         for window in _windows(begun[-1], longest_s, heard):
             begun[-1].waiting += 1
             pool.append((begun[-1], window))
-            if sum(len(waiting.waveform) for _, waiting in pool) >= POOL_S * SAMPLE_RATE:
+            if sum(len(waiting.waveform) for _, waiting in pool) >= pool_s * SAMPLE_RATE:
                 _decode(pool, hear, hear_base)
                 pool = []
                 yield from _finished(begun, shape, hear_base is not None)
