@@ -16,19 +16,33 @@ SIZES = {
     "small": (768, 12, 12, 80),
     "large-v3": (1280, 32, 20, 128),
 }
+# By how much the scores of a model that is sure of its texts are larger: no token becomes another by that.
+SURE = 16
 
 
-def make_model(size: str, folder: Path, processor: Path | None = None, seed: int = 0, endless: bool = False) -> Path:
+def make_model(
+    size: str,
+    folder: Path,
+    processor: Path | None = None,
+    seed: int = 0,
+    endless: bool = False,
+    sure: bool = False,
+    half: bool = True,
+) -> Path:
     """Write a random-initialised Whisper into `folder` and return it.
 
     Args:
         size: one of `SIZES`.
-        folder: new; the weights are stored in float16, as those of large-v3 are on the Hub.
+        folder: new.
         processor: folder with config.json, generation_config.json, preprocessor_config.json and the tokenizer of a
             Whisper; by default those of the demo, with its small vocabulary.
         seed: of the weights.
         endless: for decoding: each clip gets a text of its own, as long as it may be; with the usual weights all clips
             get much the same.
+        sure: its texts are likely to it, as those of a trained model are; a program that tries what is unlikely again
+            and again would do so with every window of another.
+        half: the weights are stored in float16, as those of large-v3 are on the Hub; else in float32, as those of the
+            smaller ones are.
     """
     import torch
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
@@ -55,8 +69,11 @@ def make_model(size: str, folder: Path, processor: Path | None = None, seed: int
     if endless:
         # Without an embedding a token is never the likeliest; the end is the first one that is no text.
         model.model.decoder.embed_tokens.weight.data[config.eos_token_id :] = 0
+    if sure:
+        for part in model.model.decoder.layer_norm.parameters():
+            part.data *= SURE
     model.generation_config = GenerationConfig.from_pretrained(source)
-    model.half().save_pretrained(folder)
+    (model.half() if half else model).save_pretrained(folder)
     return folder
 
 

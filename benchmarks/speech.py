@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import random
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from asr.shared.audio import SAMPLE_RATE
 from benchmarks.measuring import DEMO_CORPUS
 
 LONGEST_S = 30.0
+# Seconds of silence between two clips of a long recording, at least and at most.
+PAUSES_S = (1.0, 4.0)
 COLUMNS = {"path": ("path",), "text": ("sentence", "text"), "speaker": ("speaker", "client_id")}
 
 
@@ -106,3 +109,45 @@ def write_table(clips: list[Clip], folder: Path) -> Path:
             soundfile.write(folder / name, np.concatenate([load_audio(one) for one in clip.files]), SAMPLE_RATE)
             table.writerow([name, clip.text, clip.speaker])
     return folder / "clips.tsv"
+
+
+def copy_files(clips: list[Clip], folder: Path) -> None:
+    """Copy the audio files of clips, byte for byte and in their order by name, into `folder`, which is new.
+
+    Raises:
+        ValueError: a clip has several files.
+    """
+    folder.mkdir(parents=True)
+    for number, clip in enumerate(clips):
+        (file,) = clip.files
+        shutil.copyfile(file, folder / f"{number:06d}{file.suffix}")
+
+
+def write_recording(clips: list[Clip], seconds: float, file: Path, seed: int) -> Clip:
+    """Write one 16 kHz FLAC in which the clips are heard again and again, in orders drawn at random, and return it.
+
+    Between two of them is digital silence of a length drawn from `PAUSES_S`; the pauses of the clips themselves stay.
+
+    Args:
+        clips: at least one.
+        seconds: that it has at least; it ends with the clip that fills them.
+        file: new.
+        seed: of orders and pauses.
+    """
+    import numpy as np
+    import soundfile
+
+    from asr.shared.audio import load_audio
+
+    draw, texts, samples = random.Random(seed), [], 0
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with soundfile.SoundFile(file, "w", SAMPLE_RATE, 1) as recording:
+        order = itertools.chain.from_iterable(draw.sample(clips, len(clips)) for _ in itertools.count())
+        while samples < seconds * SAMPLE_RATE:
+            pause = round(draw.uniform(*PAUSES_S) * SAMPLE_RATE) if samples else 0
+            clip = next(order)
+            sound = [np.zeros(pause, dtype=np.float32), *map(load_audio, clip.files)]
+            recording.write(np.concatenate(sound))
+            samples += sum(map(len, sound))
+            texts.append(clip.text)
+    return Clip((file,), " ".join(texts), "", samples / SAMPLE_RATE)

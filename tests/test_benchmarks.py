@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import evaluate, layouts, measuring, plain_evaluation, plain_recipe, train
+from benchmarks import evaluate, inference, layouts, measuring, plain_evaluation, plain_recipe, train
 from benchmarks.layouts import BASE, Judged
 from benchmarks.measuring import Usage, mean_while_busy, measure, reporting
 from benchmarks.models import SIZES, make_model
@@ -170,7 +170,7 @@ def test_what_is_measured_is_the_whole_command_and_a_failure_is_no_measurement(
         measure(reporting(tmp_path / "gpu.json", script, 1))
 
 
-@pytest.mark.parametrize("benchmark", [train, evaluate])
+@pytest.mark.parametrize("benchmark", [train, evaluate, inference])
 def test_speech_of_ones_own_needs_both_flags(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, benchmark: ModuleType
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hmac
 import ipaddress
 import os
@@ -66,6 +67,8 @@ def _serve(config: Inference, choice: Choice, shape: Shape, users: dict[str, str
             samples=samples_of(choice.bundle, Path(kept)),
         )
         page = build_page(contents).queue(max_size=config.page.max_queue)
+        # Else what stays for ever, of torch and the like, keeps the collector from looking at what visitors leave.
+        gc.freeze()
         threading.Thread(target=uploads.keep_clean, args=(closed,), daemon=True).start()
         try:
             log.info("the page is at %s (Ctrl-C stops it)", _launch(page, config.page, users, uploads))
@@ -103,6 +106,8 @@ def _launch(page: Any, settings: Page, users: dict[str, str], uploads: Any) -> s
             ssl_verify=False,
             max_file_size=settings.max_upload_mb * 1_000_000,
             app_kwargs={"middleware": [Middleware(UploadsSeen, uploads=uploads)]},
+            # What Gradio keeps of each visitor is nothing that the page needs.
+            state_session_capacity=settings.max_queue,
             footer_links=[],
             run_history=False,
             enable_monitoring=False,

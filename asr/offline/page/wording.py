@@ -94,7 +94,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "too_long": "녹음이 너무 깁니다. 여기서는 {minutes}분까지 받습니다.",
         "gone": "올린 파일이 이미 지워졌습니다. 파일을 다시 고르세요.",
         "not_uploaded": "올린 파일만 받아쓸 수 있습니다.",
-        "no_such_format": "format은 txt, srt, vtt, tsv, json, timestamps는 auto, none, segment, word 가운데 하나입니다.",
+        "no_such_format": "format은 txt, srt, vtt, tsv, json, timestamps는 auto, none, segment, word 중 하나입니다.",
         "memory": "지금은 메모리가 모자랍니다. 다시 해 보거나 더 짧은 녹음을 쓰세요.",
         "reading": "듣는 중",
         "login": "이 컴퓨터에서만 도는 Whisper",
