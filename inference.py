@@ -84,7 +84,7 @@ def transcripts_of(config: Inference, inputs):
         )
         paths = [one.path for one in inputs]
         found = transcribe_recordings(
-            paths, hear, choice.longest_s, shape_of(config), hear_base, lambda heard: bar.update(round(heard / 60, 3))
+            paths, hear, choice.windowing, shape_of(config), hear_base, lambda heard: bar.update(round(heard / 60, 3))
         )
         yield from zip(inputs, found, strict=True)
 

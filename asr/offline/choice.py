@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from asr.offline.ctranslate import is_ctranslate2
+from asr.offline.speech import Windowing
 from asr.offline.systems import Opener, Speaking, System, find_systems, needs_bundle
 from asr.shared.audio import SAMPLE_RATE
 from asr.shared.bundle import Bundle, open_bundle
@@ -29,14 +30,14 @@ class Choice:
         system: the model.
         base: the model that it was trained from, where it is wanted and known.
         bundle: that the run was trained on, where one is needed.
-        longest_s: of a window.
+        windowing: how recordings are cut for it.
     """
 
     opener: Opener
     system: System
     base: System | None
     bundle: Bundle | None
-    longest_s: float
+    windowing: Windowing
 
 
 def choose(config: Inference, with_base: bool) -> Choice:
@@ -55,15 +56,16 @@ def choose(config: Inference, with_base: bool) -> Choice:
     system, base = systems[-1], systems[0] if with_base and len(systems) > 1 else None
     speaking = Speaking(bundle.language, bundle.task) if bundle else Speaking("Korean", "transcribe")
     opener = Opener(config.device, config.decoding, speaking, system.kind == "full")
-    longest_s = _longest(system, bundle)
-    return Choice(opener, _with_engine(config, system, base, opener), base, bundle, longest_s)
+    engine = _with_engine(config, system, base, opener)
+    return Choice(opener, engine, base, bundle, _windowing(system, bundle))
 
 
-def _longest(system: System, bundle: Bundle | None) -> float:
+def _windowing(system: System, bundle: Bundle | None) -> Windowing:
     if system.window != "trimmed" or bundle is None:
-        return WINDOW_S
+        return Windowing(WINDOW_S, filled=True)
     train = bundle.manifest["data"]["splits"]["train"]
-    return min(WINDOW_S, max(SHORTEST_WINDOW_S, TIMES_MEAN * 3600 * train["hours"] / train["clips"]))
+    mean_s = 3600 * train["hours"] / train["clips"]
+    return Windowing(min(WINDOW_S, max(SHORTEST_WINDOW_S, TIMES_MEAN * mean_s)))
 
 
 # Engines

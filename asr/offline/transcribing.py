@@ -12,7 +12,7 @@ import torch
 
 from asr.offline.decoding import Spoken, Transcriber
 from asr.offline.recordings import read_blocks
-from asr.offline.speech import Window, speech_windows
+from asr.offline.speech import Timeline, Window, Windowing, speech_windows
 from asr.offline.transcripts import Segment, Shape, Transcript, segments_of, without_loop
 from asr.offline.word_times import Word
 from asr.shared.audio import SAMPLE_RATE, AudioError
@@ -38,7 +38,7 @@ class _Recording:
 
     path: Path
     samples: int = 0
-    windows: list[tuple[int, int, Spoken | None, Spoken | None]] = field(default_factory=list)
+    windows: list[tuple[Timeline, int, Spoken, Spoken | None]] = field(default_factory=list)
     waiting: int = 0
     read: bool = False
     trouble: AudioError | None = None
@@ -47,7 +47,7 @@ class _Recording:
 def transcribe_recordings(
     paths: Iterable[Path],
     hear: Hear,
-    longest_s: float,
+    windowing: Windowing,
     shape: Shape,
     hear_base: Hear | None = None,
     heard: Callable[[float], None] = lambda seconds: None,
@@ -58,7 +58,7 @@ def transcribe_recordings(
     Args:
         paths: of the files.
         hear: returns what is said in windows of sound; see `hearing`.
-        longest_s: of a window.
+        windowing: how each is cut.
         shape: of segments.
         hear_base: the same with the untuned model.
         heard: told the seconds of sound that are done.
@@ -68,7 +68,7 @@ def transcribe_recordings(
     pool: list[tuple[_Recording, Window]] = []
     for path in paths:
         begun.append(_Recording(path))
-        for window in _windows(begun[-1], longest_s, heard):
+        for window in _windows(begun[-1], windowing, heard):
             begun[-1].waiting += 1
             pool.append((begun[-1], window))
             if sum(len(waiting.waveform) for _, waiting in pool) >= pool_s * SAMPLE_RATE:
@@ -100,7 +100,7 @@ def hearing(transcriber: Transcriber, timed: bool) -> Hear:
     return hear
 
 
-def _windows(recording: _Recording, longest_s: float, heard: Callable[[float], None]) -> Iterator[Window]:
+def _windows(recording: _Recording, windowing: Windowing, heard: Callable[[float], None]) -> Iterator[Window]:
     """Yield the windows of a file; what goes wrong while it is read is kept."""
 
     def blocks() -> Iterator[np.ndarray]:
@@ -112,7 +112,7 @@ def _windows(recording: _Recording, longest_s: float, heard: Callable[[float], N
         except AudioError as error:
             recording.trouble = error
 
-    return speech_windows(blocks(), longest_s)
+    return speech_windows(blocks(), windowing)
 
 
 def _decode(pool: Sequence[tuple[_Recording, Window]], hear: Hear, hear_base: Hear | None) -> None:
@@ -122,7 +122,7 @@ def _decode(pool: Sequence[tuple[_Recording, Window]], hear: Hear, hear_base: He
     if hear_base and windows:
         base = [*hear_base(windows)]
     for (recording, window), text, other in zip(pool, spoken, base, strict=True):
-        recording.windows.append((window.start, len(window.waveform), text, other))
+        recording.windows.append((window.timeline, len(window.waveform), text, other))
         recording.waiting -= 1
 
 
@@ -141,10 +141,8 @@ def _transcript(recording: _Recording, shape: Shape, compared: bool) -> Transcri
     duration = recording.samples / SAMPLE_RATE
     segments: list[Segment] = []
     base = []
-    for start, samples, spoken, other in recording.windows:
-        assert spoken is not None
-        span = start / SAMPLE_RATE, min(duration, (start + samples) / SAMPLE_RATE)
-        segments += _segments(spoken, span, shape)
+    for timeline, samples, spoken, other in recording.windows:
+        segments += _segments(spoken, timeline, samples / SAMPLE_RATE, duration, shape)
         base += [other.text] if other else []
     notes = [f"{recording.trouble.reason}: {recording.trouble}"] if recording.trouble else []
     loops = sum(segment.repeats > 1 for segment in segments)
@@ -153,25 +151,31 @@ def _transcript(recording: _Recording, shape: Shape, compared: bool) -> Transcri
     return Transcript(str(recording.path), duration, segments, notes, told)
 
 
-def _segments(spoken: Spoken, span: tuple[float, float], shape: Shape) -> list[Segment]:
-    """Return the segments of a window, with times of the recording."""
+def _segments(spoken: Spoken, timeline: Timeline, length_s: float, duration: float, shape: Shape) -> list[Segment]:
+    """Return the segments of a window of so many seconds, with times of the recording."""
     if not spoken.text:
         return []
+    end = min(duration, timeline.at(length_s))
     text, repeats = without_loop(spoken.text)
     if repeats > 1 or not spoken.words:
         # What was said in a loop's time is not known.
-        return [Segment(*span, text, [], repeats)]
-    return segments_of(_placed(spoken.words, span), shape, span[1])
+        return [Segment(timeline.at(0.0), end, text, [], repeats)]
+    words = [replace(word, end=min(word.end, end)) for word in _placed(spoken.words, timeline, length_s)]
+    return segments_of(words, shape, end)
 
 
-def _placed(words: Sequence[Word], span: tuple[float, float]) -> list[Word]:
+def _placed(words: Sequence[Word], timeline: Timeline, length_s: float) -> list[Word]:
     """Return words with times of the recording; none is over in no time, however the model lost itself."""
     placed = []
     now = 0.0
     for word in words:
         start = max(now, word.start)
         now = max(word.end, start + SHORTEST_WORD_S)
-        placed.append(replace(word, start=start, end=now))
-    begin, length = span[0], span[1] - span[0]
-    scale = min(1.0, length / now) if now else 1.0
-    return [replace(word, start=begin + scale * word.start, end=begin + scale * word.end) for word in placed]
+        placed.append((word, start, now))
+    scale = min(1.0, length_s / now) if now else 1.0
+    return [_moved(word, timeline, scale * start, scale * end) for word, start, end in placed]
+
+
+def _moved(word: Word, timeline: Timeline, start: float, end: float) -> Word:
+    # A word whose end comes after a pause has not been said through it.
+    return replace(word, start=timeline.at(start), end=timeline.at(end, timeline.stretch(start)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import hmac
 import ipaddress
 import os
 import signal
 import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +24,9 @@ from asr.offline.transcripts import Shape
 from config import Inference, Page
 from utils import UserError, log
 
+# torch compiles a kernel of 256 kB for each shape of a batch, visitors bring every shape, and it would keep 1,024.
+KERNELS_KEPT = "64"
+KEEP_HOUSE_S = 5.0
 FONTS = ["Pretendard", "Apple SD Gothic Neo", "Malgun Gothic", "Noto Sans KR", "Noto Sans CJK KR", "sans-serif"]
 
 
@@ -37,6 +43,7 @@ def serve(config: Inference, shape: Shape) -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_KEPT)
     users = read_users(config.page.auth_file) if config.page.auth_file else {}
     _require_files(config.page)
     choice = choose(config, with_base=config.transcribing.model is None)
@@ -69,7 +76,7 @@ def _serve(config: Inference, choice: Choice, shape: Shape, users: dict[str, str
         page = build_page(contents).queue(max_size=config.page.max_queue)
         # Else what stays for ever, of torch and the like, keeps the collector from looking at what visitors leave.
         gc.freeze()
-        threading.Thread(target=uploads.keep_clean, args=(closed,), daemon=True).start()
+        threading.Thread(target=_keep_house, args=(uploads, closed), daemon=True).start()
         try:
             log.info("the page is at %s (Ctrl-C stops it)", _launch(page, config.page, users, uploads))
             closed.wait()
@@ -78,6 +85,16 @@ def _serve(config: Inference, choice: Choice, shape: Shape, users: dict[str, str
         finally:
             closed.set()
             page.close(verbose=False)
+
+
+def _keep_house(uploads: Any, closed: threading.Event) -> None:
+    """Now and then delete uploads that nobody uses, and give back the memory of those that are gone."""
+    while not closed.wait(KEEP_HOUSE_S):
+        uploads.forget_abandoned()
+        if sys.platform == "linux":
+            # What many threads have freed, glibc keeps; musl knows no such thing.
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _launch(page: Any, settings: Page, users: dict[str, str], uploads: Any) -> str:

@@ -12,6 +12,7 @@ from asr.offline.choice import Choice
 from asr.offline.hardware import is_out_of_memory
 from asr.offline.page.wording import Refused
 from asr.offline.recordings import duration_of
+from asr.offline.speech import Windowing
 from asr.offline.transcribing import Failure, hearing, transcribe_recordings
 from asr.offline.transcripts import Shape, Transcript
 from utils import log
@@ -29,13 +30,13 @@ class Service:
 
     Attributes:
         batcher: runs them.
-        longest_s: of a window.
+        windowing: how recordings are cut.
         most_minutes: of a recording.
         at_once: recordings that are read at a time.
     """
 
     batcher: Batcher
-    longest_s: float
+    windowing: Windowing
     most_minutes: float
     at_once: int
 
@@ -76,7 +77,7 @@ class Service:
             heard(min(1.0, read / duration) if duration else 0.0)
 
         base = self.batcher.hearing(BASE) if compare and self.compares else None
-        found = transcribe_recordings([path], self.batcher.hearing(TUNED), self.longest_s, shape, base, count, POOL_S)
+        found = transcribe_recordings([path], self.batcher.hearing(TUNED), self.windowing, shape, base, count, POOL_S)
         try:
             (transcript,) = found
         except (RuntimeError, MemoryError) as error:
@@ -108,4 +109,4 @@ def open_service(choice: Choice, batch: int, most_minutes: float) -> Iterator[Se
             hears[BASE] = hearing(stack.enter_context(choice.opener.open(choice.base)), timed=False)
         batcher = Batcher(hears, BATCHES_A_TURN * batch)
         stack.callback(batcher.close)
-        yield Service(batcher, choice.longest_s, most_minutes, BATCHES_A_TURN * batch)
+        yield Service(batcher, choice.windowing, most_minutes, at_once=batch)

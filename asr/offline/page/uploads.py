@@ -16,7 +16,6 @@ from asr.offline.page.wording import Refused
 
 # An upload that nobody asks to have transcribed goes after this time.
 ABANDONED_S = 3600.0
-LOOK_EVERY_S = 60.0
 # Of an answer to an upload, which is a list of paths.
 LONGEST_ANSWER = 1_000_000
 
@@ -80,11 +79,6 @@ class Uploads:
                     if time.time() - path.stat().st_mtime > ABANDONED_S:
                         self._waiting[path] = 0
                         self._delete_unless_wanted(path)
-
-    def keep_clean(self, closed: threading.Event) -> None:
-        """Forget what is abandoned, now and then, until `closed` is set."""
-        while not closed.wait(LOOK_EVERY_S):
-            self.forget_abandoned()
 
 
 class UploadsSeen:
