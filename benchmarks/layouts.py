@@ -97,26 +97,26 @@ def judge(
     from datasets import load_from_disk
     from transformers.utils import logging
 
-    from asr.offline.decoding import Transcriber
     from asr.offline.metrics import error_rates
-    from asr.offline.session import open_session
-    from config import Decoding, Device, UseRun
+    from asr.offline.systems import Opener, Speaking, System, find_systems
+    from asr.shared.bundle import open_bundle
+    from config import Decoding, Device, UseRuns
 
     logging.set_verbosity_error()
-    session = open_session(bundle, UseRun(run=run), Device(cuda_visible_devices=visible(device)), Decoding())
-    rows = load_from_disk(str(session.bundle.data_dir))["test"]
+    opened = open_bundle(bundle)
+    base, tuned = find_systems(UseRuns(run=(run,)), opened)
+    speaking = Speaking(opened.language, opened.task)
+    opener = Opener(Device(cuda_visible_devices=visible(device)), Decoding(), speaking, tuned.kind == "full")
+    rows = load_from_disk(str(opened.data_dir))["test"]
 
-    def rates(transcriber: Transcriber) -> tuple[float, float]:
+    def rates(system: System) -> tuple[float, float]:
         written: list[float] = []
-        for transcriber.trimmed in (True, False):
-            written.append(error_rates(transcriber.transcribe_clips(rows), rows["text"])["cer"])
+        with opener.open(system) as transcriber:
+            for transcriber.trimmed in (True, False):
+                written.append(error_rates(transcriber.transcribe_clips(rows), rows["text"])["cer"])
         return written[0], written[1]
 
-    if not with_base:
-        return None, rates(session.tuned)
-    with session.base() as base:
-        of_base = rates(base)
-    return of_base, rates(session.tuned)
+    return (rates(base) if with_base else None), rates(tuned)
 
 
 def as_table(judged: list[Judged], options: argparse.Namespace) -> str:

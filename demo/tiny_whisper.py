@@ -18,7 +18,8 @@ from unicodedata import normalize
 import numpy as np
 import torch
 
-from asr.offline.windows import IGNORE, encoder_window
+from asr.offline.encoder_window import encoder_window
+from asr.offline.windows import IGNORE
 from asr.shared.audio import SAMPLE_RATE
 from asr.shared.features import LogMel
 

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from datasets import Dataset
-from peft import PeftModel
-from transformers import WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer
 
-from asr.offline.greedy import GreedyDecoder
-from asr.offline.hardware import is_out_of_memory
-from asr.offline.parts import free_memory
-from asr.offline.precision import Precision
-from asr.offline.windows import encoder_window
-from asr.offline.word_times import Word, token_times, words_of
+from asr.offline.hardware import free_memory, is_out_of_memory
 from asr.shared.audio import SAMPLE_RATE
 from asr.shared.clips import spectrum_of
 from asr.shared.features import LogMel
 from asr.shared.progress import progress_bar
-from asr.shared.text import clean_text
 from config import Decoding
 from utils import log
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from peft import PeftModel
+    from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+    from asr.offline.precision import Precision
+    from asr.offline.word_times import Word
 
 CUT_SEARCH_S = 5.0
 # Beyond this a larger batch gains nothing on a CPU, and its texts take room, too.
@@ -92,57 +91,6 @@ class Writer(Protocol):
         """
 
 
-class WhisperWriter:
-    """transformers' Whisper, plain or with an adapter, decoding greedily.
-
-    Args:
-        model: on its device.
-        tokenizer: of the same model, with language and task set.
-        precision: as the model was loaded.
-        most_tokens: of one text, the prompt's included.
-    """
-
-    def __init__(
-        self,
-        model: WhisperForConditionalGeneration | PeftModel,
-        tokenizer: WhisperTokenizer,
-        precision: Precision,
-        most_tokens: int,
-    ) -> None:
-        self.model, self.tokenizer, self.precision = model, tokenizer, precision
-        config = model.config
-        self.mel_bins, self.window_frames = config.num_mel_bins, 2 * config.max_source_positions
-        self.prompt = prompt_of(model, self.tokenizer)
-        most = min(most_tokens, config.max_target_positions)
-        self.decoder = GreedyDecoder(model, self.prompt, most - len(self.prompt))
-
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Evaluation mode, no gradients and the right arithmetic inside the block; the old mode after it."""
-        was_training, precision = self.model.training, self.precision
-        self.model.eval()
-        try:
-            # Not inference_mode: bitsandbytes casts biases in place, and they would be barred from training for ever.
-            with torch.no_grad(), torch.autocast(precision.device, precision.compute_dtype, enabled=precision.autocast):
-                yield
-        finally:
-            self.model.train(was_training)
-
-    def __call__(self, features: torch.Tensor, seconds: list[float] | None = None) -> list[Spoken]:
-        """Return what is said in each window; see `Writer`."""
-        whisper = self.decoder.whisper
-        features = features.to(self.precision.device, self.precision.compute_dtype)
-        with encoder_window(self.model, features.shape[-1]):
-            audio = whisper.model.encoder(features).last_hidden_state
-        ids = self.decoder.write(audio)
-        texts = map(clean_text, self.tokenizer.batch_decode(ids, skip_special_tokens=True))
-        if seconds is None:
-            return list(map(Spoken, texts))
-        times = token_times(whisper, audio, self.prompt, ids, seconds)
-        words = (words_of(self.tokenizer, *row) for row in zip(ids, times, strict=True))
-        return [Spoken(*row) for row in zip(texts, words, strict=True)]
-
-
 class Transcriber:
     """A model that listens.
 
@@ -168,6 +116,8 @@ class Transcriber:
         trimmed: bool = False,
     ) -> Transcriber:
         """Return the transcriber of a model; arguments as for `WhisperWriter`."""
+        from asr.offline.whisper_writer import WhisperWriter
+
         writer = WhisperWriter(model, processor.tokenizer, precision, decoding.generation_max_length)
         return cls(writer, decoding, trimmed)
 
@@ -291,13 +241,6 @@ class Transcriber:
             )
         parts = (spectra[:half], seconds and seconds[:half]), (spectra[half:], seconds and seconds[half:])
         return [spoken for spectra, seconds in parts for spoken in self._decode(spectra, frames, seconds)]
-
-
-def prompt_of(model: WhisperForConditionalGeneration | PeftModel, tokenizer: WhisperTokenizer) -> list[int]:
-    """Return the tokens that every text of a model begins with; a model for English alone is told no language."""
-    if model.generation_config.is_multilingual:
-        return list(tokenizer.prefix_tokens)
-    return [model.config.decoder_start_token_id, tokenizer.convert_tokens_to_ids("<|notimestamps|>")]
 
 
 def quietest(waveform: np.ndarray, start: int, end: int, frame: int = 1600) -> int:

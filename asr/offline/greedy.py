@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftModel
-from transformers import WhisperForConditionalGeneration
-from transformers.models.whisper.modeling_whisper import WhisperAttention, WhisperDecoderLayer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import WhisperForConditionalGeneration
+    from transformers.models.whisper.modeling_whisper import WhisperAttention, WhisperDecoderLayer
 
 # Tokens of the text that there is room for at first; doubled when it does not do.
 FIRST_ROOM = 64
@@ -36,7 +39,7 @@ class GreedyDecoder:
     def __init__(
         self, model: WhisperForConditionalGeneration | PeftModel, prompt: list[int], max_new_tokens: int
     ) -> None:
-        self.whisper = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.whisper = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.prompt, self.max_new_tokens = prompt, max_new_tokens
         settings = self.whisper.generation_config
         ends = settings.eos_token_id
@@ -49,7 +52,7 @@ class GreedyDecoder:
 
         Args:
             features: log-mel windows, shape (batch, mel, frames), in the encoder's dtype and on its device; frames are
-                twice the encoder's positions (`asr.offline.windows.encoder_window`).
+                twice the encoder's positions (`asr.offline.encoder_window`).
         """
         return self.write(self.whisper.model.encoder(features).last_hidden_state)
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from asr.offline.decoding import Transcriber
+from asr.offline.hardware import free_memory
 from asr.offline.journal import Entry, Journal, open_journal
-from asr.offline.parts import free_memory
 from asr.offline.results import Output
 from asr.offline.systems import Opener, Speaking, System
 from asr.offline.test_sets import TestSet

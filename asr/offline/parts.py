@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from asr.offline.hardware import is_out_of_memory
+from asr.offline.hardware import free_memory, is_out_of_memory
 from asr.offline.windows import IGNORE
 from utils import WhisperError, log
 
@@ -119,13 +118,6 @@ def cut(inputs: Inputs, start: int, end: int) -> Inputs:
     part = {name: tensor[start:end] for name, tensor in inputs.items()}
     written = int(part["labels"].ne(IGNORE).any(dim=0).nonzero().max()) + 1
     return part | {name: part[name][:, :written] for name in ("decoder_input_ids", "labels")}
-
-
-def free_memory() -> None:
-    """Give back what is no longer used, after an error has let go of it."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def _take_gradients(model: torch.nn.Module) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:

@@ -9,22 +9,23 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from transformers import WhisperTokenizer
 
 from asr.offline.ctranslate import CTranslate2Writer, formats_of, is_ctranslate2
-from asr.offline.decoding import Transcriber, WhisperWriter
+from asr.offline.decoding import Transcriber
 from asr.offline.precision import Precision, choose_precision
 from asr.offline.results import told_apart
 from asr.offline.runs import Run, find_run, model_fingerprint
-from asr.offline.whisper import load_adapter, load_whisper
 from asr.shared.bundle import Bundle
 from asr.shared.checksums import digests_of
 from asr.shared.processor import load_tokenizer
 from config import Decoding, Device, UseRun, UseRuns
 from utils import UserError, log
+
+if TYPE_CHECKING:
+    from transformers import WhisperTokenizer
 
 BASE, TUNED = "base", "tuned"
 ADAPTER = "adapter_config.json"
@@ -149,6 +150,10 @@ class Opener:
         if system.engine == "ctranslate2":
             writer = CTranslate2Writer(system.model_dir, *speaking, self.device.quantization, most_tokens)
             return Transcriber(writer, self.decoding, trimmed)
+        # Neither transformers' models nor PEFT are there where CTranslate2 does it: importing them takes seconds.
+        from asr.offline.whisper import load_adapter, load_whisper
+        from asr.offline.whisper_writer import WhisperWriter
+
         precision = self.precision(system)
         model: Any = load_whisper(system.model_dir, precision)
         if system.adapter_dir is not None:

@@ -30,6 +30,7 @@ from asr.offline.augmentation import Augmenter, hide_stretches, require_waveform
 from asr.offline.callbacks import EvaluateEvery, KeepBest, MetricsFile, ProgressBar, StopEarly
 from asr.offline.checkpoints import GROWING, checkpoint_bytes, newest_complete, put_in_place, remove_old, require_room
 from asr.offline.decoding import Stopped, Transcriber
+from asr.offline.encoder_window import encoder_window
 from asr.offline.estimate import checkpointing_needed
 from asr.offline.interruption import Interruption, leave_signals_alone
 from asr.offline.lock import sole_use
@@ -42,7 +43,7 @@ from asr.offline.runs import Run
 from asr.offline.sampling import WindowDataset, WindowSampler
 from asr.offline.trouble import remove_leftovers, told_in_one_line
 from asr.offline.whisper import attach_lora, check_start, load_whisper, save_weights
-from asr.offline.windows import IGNORE, WindowCollator, encoder_window
+from asr.offline.windows import IGNORE, WindowCollator
 from asr.shared.bundle import Bundle
 from asr.shared.processor import load_processor
 from config import LEARNING_RATES, TrainOffline

@@ -8,10 +8,9 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
@@ -19,6 +18,9 @@ from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 from asr.offline.precision import Precision
 from config import Lora
 from utils import UserError, folder_made_whole
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 # Ways to begin that PEFT computes from the base weights, or in their format: quantised ones do not do.
 NEED_FLOATS = ("orthogonal", "olora", "pissa")
@@ -125,6 +127,8 @@ def attach_lora(model: WhisperForConditionalGeneration, lora: Lora) -> PeftModel
     Raises:
         UserError: the model has no layer of a name in `lora.target_modules`, or cannot begin as `lora` says.
     """
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
+
     _check_targets(model, lora)
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -173,6 +177,8 @@ def load_adapter(model: WhisperForConditionalGeneration, adapter_dir: Path) -> P
     Raises:
         UserError: the adapter does not fit.
     """
+    from peft import PeftModel, get_peft_model_state_dict
+
     try:
         tuned = PeftModel.from_pretrained(model, adapter_dir, local_files_only=True)
     except (RuntimeError, ValueError, OSError) as error:
@@ -190,9 +196,14 @@ def _adapter_names(names: Iterable[str]) -> Iterator[str]:
     return (name for name in names if "lora_A" in name or "lora_B" in name)
 
 
+def has_adapter(model: Any) -> TypeGuard[PeftModel]:
+    """Tell whether a model is PEFT's around another, without importing PEFT, which takes seconds."""
+    return hasattr(model, "get_base_model")
+
+
 def without_adapter(model: torch.nn.Module) -> AbstractContextManager[None]:
     """Show the base model inside the block."""
-    return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
+    return model.disable_adapter() if has_adapter(model) else nullcontext()
 
 
 def save_weights(model: torch.nn.Module, folder: Path, base_name: str) -> None:
@@ -208,7 +219,7 @@ def save_weights(model: torch.nn.Module, folder: Path, base_name: str) -> None:
     """
     with folder_made_whole(folder) as beside:
         model.save_pretrained(beside)  # type: ignore[operator]
-        if isinstance(model, PeftModel):
+        if has_adapter(model):
             _change_config(beside, base_model_name_or_path=base_name)
             if hasattr(model, "initial_adapter"):
                 _make_plain(beside, model.initial_adapter)
@@ -245,7 +256,7 @@ def _change_config(folder: Path, **values: Any) -> None:
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """Return how many parameters are trained, and how many there are; packed 4-bit weights are counted unpacked."""
-    if isinstance(model, PeftModel):
+    if has_adapter(model):
         return model.get_nb_trainable_parameters()
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)

@@ -7,14 +7,11 @@ cuts the encoder to the longest of them, as icefall's Whisper recipes do. `padde
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers import WhisperTokenizer
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from asr.offline.augmentation import Augmenter
 from asr.offline.layouts import GAP_FRAMES, frames_of
@@ -147,27 +144,6 @@ class Labels:
             words = label_ids(self.tokenizer, " " * (place > 0) + text)[len(self.tokenizer.prefix_tokens) : -1]
             ids += [self.zero + begin // 2, *words, self.zero - -end // 2]
         return [*ids, self.tokenizer.eos_token_id]
-
-
-@contextmanager
-def encoder_window(model: torch.nn.Module, frames: int) -> Iterator[None]:
-    """Let the encoder read `frames` (two a position) inside the block: its positions are sinusoids, any prefix works.
-
-    Args:
-        model: Whisper, plain or with an adapter.
-        frames: even, at most the model's own window.
-    """
-    encoder = next(module for module in model.modules() if isinstance(module, WhisperEncoder))
-    whole, positions = encoder.embed_positions, encoder.config.max_source_positions
-    if frames == 2 * positions:
-        yield
-        return
-    encoder.embed_positions = torch.nn.Embedding.from_pretrained(whole.weight[: frames // 2])
-    encoder.config.max_source_positions = frames // 2
-    try:
-        yield
-    finally:
-        encoder.embed_positions, encoder.config.max_source_positions = whole, positions
 
 
 def _joined(clips: list[Clip]) -> torch.Tensor:

@@ -8,13 +8,15 @@ Radford et al., 2022, and the 2023 addition of word-level timestamps.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import WhisperForConditionalGeneration
 
 from asr.offline.greedy import DecoderPass
+
+if TYPE_CHECKING:
+    from transformers import WhisperForConditionalGeneration
 
 MEDIAN_WIDTH = 7
 SECONDS_A_POSITION = 0.02

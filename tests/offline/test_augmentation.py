@@ -32,11 +32,12 @@ from asr.offline.augmentation import (
     play_at,
     require_waveforms,
 )
+from asr.offline.encoder_window import encoder_window
 from asr.offline.noise import NoiseFiles
 from asr.offline.precision import Precision
 from asr.offline.trainer import build_trainer
 from asr.offline.whisper import attach_lora, load_whisper, save_weights
-from asr.offline.windows import encoder_window, frames_of
+from asr.offline.windows import frames_of
 from asr.shared.audio import SAMPLE_RATE
 from config import Augmentation, Lora, TrainOffline
 from tests.sounds import noise, sine, wav

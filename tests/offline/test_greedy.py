@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from asr.offline.encoder_window import encoder_window
 from asr.offline.greedy import FIRST_ROOM, GreedyDecoder
 from asr.offline.precision import Precision
 from asr.offline.whisper import attach_lora, load_whisper, without_adapter
-from asr.offline.windows import encoder_window
 from asr.shared.audio import load_audio
 from asr.shared.features import LogMel
 from asr.shared.processor import load_processor

@@ -26,7 +26,7 @@ from transformers import WhisperForConditionalGeneration
 from asr.offline.metrics import error_rates
 from asr.offline.precision import Precision
 from asr.offline.runs import Run, finish_run, start_run
-from asr.offline.session import open_session
+from asr.offline.systems import Opener, Speaking, find_systems
 from asr.offline.trainer import WhisperTrainer, build_trainer, train
 from asr.offline.windows import IGNORE
 from asr.shared.audio import encode_flac
@@ -34,7 +34,7 @@ from asr.shared.bundle import open_bundle
 from asr.shared.cli import parse
 from asr.shared.clips import spectrum_of
 from asr.shared.text import clean_text
-from config import Augmentation, Decoding, Device, Lora, Training, TrainOffline, UseRun
+from config import Augmentation, Decoding, Device, Lora, Training, TrainOffline, UseRuns
 
 CPU = Precision("cpu", "none", torch.float32)
 PROMPT = ["<|startoftranscript|>", "<|ko|>", "<|transcribe|>", "<|notimestamps|>"]
@@ -167,34 +167,37 @@ def finished(mini_bundle, tmp_path_factory, request) -> Finished:
 
 
 @pytest.fixture
-def session(mini_bundle, finished):
-    use = UseRun(finished.run.path.parent, finished.run.path)
-    return open_session(mini_bundle, use, Device(cuda_visible_devices=""), Decoding(generation_max_length=8))
+def opened(mini_bundle, finished):
+    """Transcribers of the base and of the run."""
+    bundle = open_bundle(mini_bundle)
+    systems = find_systems(UseRuns(finished.run.path.parent, (finished.run.path,)), bundle)
+    speaking = Speaking(bundle.language, bundle.task)
+    opener = Opener(Device(cuda_visible_devices=""), Decoding(generation_max_length=8), speaking)
+    with opener.open(systems[0]) as base, opener.open(systems[1]) as tuned:
+        yield base, tuned
 
 
-def test_reloaded_weights_answer_as_the_trained_ones_did_and_not_as_the_base(finished, session):
+def test_reloaded_weights_answer_as_the_trained_ones_did_and_not_as_the_base(finished, opened):
     """An adapter whose names do not fit is loaded without a word, and changes nothing."""
-    tuned = logits(session.tuned.writer.model)
+    base, tuned = (logits(transcriber.writer.model) for transcriber in opened)
     torch.testing.assert_close(tuned, finished.logits, rtol=0, atol=1e-5)
-    with session.base() as base:
-        assert (logits(base.writer.model) - tuned).abs().max() > 0.1
+    assert (base - tuned).abs().max() > 0.1
 
 
-def test_language_and_task_are_asked_for_after_a_reload(session):
+def test_language_and_task_are_asked_for_after_a_reload(opened):
     """Else the model guesses the language, which the training has made it forget."""
-    wanted = session.tuned.writer.tokenizer.convert_tokens_to_ids(PROMPT)
-    with session.base() as base:
-        for transcriber in (base, session.tuned):
-            assert prompt_of(transcriber.writer.model, lambda: transcriber.transcribe([np.zeros(8000, "f4")])) == wanted  # noqa: B023
+    for transcriber in opened:
+        wanted = transcriber.writer.tokenizer.convert_tokens_to_ids(PROMPT)
+        assert prompt_of(transcriber.writer.model, lambda: transcriber.transcribe([np.zeros(8000, "f4")])) == wanted  # noqa: B023
 
 
 @pytest.mark.parametrize("finished", ["full"], indirect=True)
-def test_a_whole_model_asks_for_them_by_itself(finished, session):
+def test_a_whole_model_asks_for_them_by_itself(finished, opened):
     """Whoever opens runs/NAME/model with transformers alone gets the language that it was tuned for."""
     model = WhisperForConditionalGeneration.from_pretrained(finished.run.model_dir)
     features = INPUTS["input_features"]
     prompt = prompt_of(model, lambda: model.generate(input_features=features, max_new_tokens=2))
-    assert prompt == session.tuned.writer.tokenizer.convert_tokens_to_ids(PROMPT)
+    assert prompt == opened[1].writer.tokenizer.convert_tokens_to_ids(PROMPT)
 
 
 @pytest.mark.parametrize("finished", ["lora"], indirect=True)

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
 from asr.offline.augmentation import Augmenter
+from asr.offline.encoder_window import encoder_window
 from asr.offline.layouts import GAP_FRAMES
 from asr.offline.precision import Precision
 from asr.offline.sampling import Heard, Window, fitted_frames
 from asr.offline.trainer import token_mean_loss
 from asr.offline.whisper import load_whisper
-from asr.offline.windows import IGNORE, Labels, WindowCollator, encoder_window
+from asr.offline.windows import IGNORE, Labels, WindowCollator
 from asr.shared.audio import SAMPLE_RATE, encode_flac
 from asr.shared.clips import pack_spectrum, samples_of, spectrum_of
 from asr.shared.features import LogMel

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr.offline.encoder_window import encoder_window
 from asr.offline.greedy import GreedyDecoder
 from asr.offline.whisper import load_whisper
-from asr.offline.windows import encoder_window
 from asr.offline.word_times import _path, alignment_heads, token_times, words_of
 from asr.shared.audio import load_audio
 from asr.shared.features import LogMel
@@ -47,7 +47,7 @@ def test_times_are_those_of_another_implementation(model, tokenizer, tmp_path):
     from ctranslate2.converters import TransformersConverter
 
     from asr.offline.ctranslate import CTranslate2Writer
-    from asr.offline.decoding import WhisperWriter
+    from asr.offline.whisper_writer import WhisperWriter
 
     TransformersConverter(str(DEMO_MODEL), copy_files=["tokenizer.json"]).convert(tmp_path / "ct2")
     features, _, _, seconds = heard(model, tokenizer, 400)
