@@ -13,6 +13,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from asr.offline.decoding import Transcriber
 from asr.offline.precision import Precision, choose_precision, limit_devices
+from asr.offline.runs import model_fingerprint
 from asr.offline.whisper import (
     attach_lora,
     check_start,
@@ -22,9 +23,10 @@ from asr.offline.whisper import (
     save_weights,
     without_adapter,
 )
+from asr.shared.bundle import open_bundle
 from asr.shared.processor import load_processor
 from config import Decoding, Device, Lora
-from tests.conftest import script
+from tests.conftest import DEMO_CORPUS, script
 from utils import UserError
 
 CPU = Precision("cpu", "none", torch.float32)
@@ -33,6 +35,8 @@ INPUTS = {
     "input_features": torch.randn(1, 80, 500, generator=torch.Generator().manual_seed(5)),
     "decoder_input_ids": torch.tensor([[1, 2, 3]]),
 }
+
+DEMO_CLIP = DEMO_CORPUS / "clips" / "common_voice_ko_test_0000.mp3"
 
 
 def logits(model) -> torch.Tensor:
@@ -306,6 +310,12 @@ def test_devices_are_limited_before_anything_starts_cuda(name, mini_bundle, tmp_
     (tmp_path / "bitsandbytes.py").write_text(
         "import os\nraise SystemExit('seen: ' + os.environ.get('CUDA_VISIBLE_DEVICES', 'nothing'))\n"
     )
+    run = tmp_path / "run"
+    (run / "adapter").mkdir(parents=True)
+    record = {"status": "finished", "settings": {"method": "lora"}, "audio_layout": "packed", "language": "Korean"}
+    record |= {"base_model_sha256": model_fingerprint(open_bundle(mini_bundle)), "task": "transcribe"}
+    (run / "run.json").write_text(json.dumps(record))
     runs = ("--bundle-dir", mini_bundle, "--output-dir", tmp_path, "--cuda-visible-devices", "7")
-    done = script(name, *runs, env={"PYTHONPATH": str(tmp_path)})
+    files = [DEMO_CLIP] if name == "inference.py" else []
+    done = script(name, *files, *runs, env={"PYTHONPATH": str(tmp_path)})
     assert "seen: 7" in done.stderr
