@@ -48,7 +48,7 @@ def page(made, tmp_path_factory) -> Iterator[Page]:
     with served_page(folder, *made, "--max-upload-mb", 1) as page:
         yield page
         assert page.uploads == []
-    assert list(folder.iterdir()) == [], "the process takes everything of visitors with it"
+    assert list(folder.glob("whisper-page-*")) == [], "the process takes everything of visitors with it"
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_who_may_come_and_what_is_too_long(tmp_path):
     with served_page(tmp_path / "own", *flags) as page:
         assert httpx.get(f"{page.address}config").status_code == 401
         assert httpx.post(f"{page.address}gradio_api/upload", files={"files": ("a.wav", b"a")}).status_code == 401
-        with pytest.raises(Exception, match=r"credentials|[Aa]uth"):
+        with pytest.raises(Exception, match="Could not login"):
             Client(page.address, verbose=False, auth=("kim", "guess"))
         client = Client(page.address, verbose=False, auth=("kim", "secret word"))
         assert client.predict(handle_file(CLEAR), api_name="/transcribe").strip()
@@ -247,17 +247,16 @@ def test_english_on_a_phone(page, tmp_path):
 @needs_browser
 def test_what_the_microphone_hears(page, tmp_path):
     """A clip at Chromium's fake microphone is written as the clip is."""
-    sound = np.concatenate(
-        [np.zeros(SAMPLE_RATE // 2, np.float32), load_audio(CLEAR), np.zeros(SAMPLE_RATE, np.float32)]
-    )
+    sound = np.concatenate([load_audio(CLEAR), np.zeros(SAMPLE_RATE, np.float32)])
     soundfile.write(tmp_path / "voice.wav", sound, SAMPLE_RATE)
     with browser(tmp_path, "en", voice=tmp_path / "voice.wav") as visitor:
         visitor.open(page)
-        visitor.until(lambda: visitor.all("button[aria-label*=icrophone]"))[0].click()
+        visitor.all('button[aria-label="Record audio"]')[0].click()
         visitor.until(lambda: visitor.all(".record-button"))[0].click()
-        visitor.until(lambda: [b for b in visitor.all(".stop-button") if b.is_displayed()])
-        threading.Event().wait(len(sound) / SAMPLE_RATE)
-        next(b for b in visitor.all(".stop-button") if b.is_displayed()).click()
+        stop = visitor.until(lambda: [button for button in visitor.all(".stop-button") if button.is_displayed()])[0]
+        # Wherever it began, it is there once as a whole.
+        threading.Event().wait(2 * len(sound) / SAMPLE_RATE)
+        stop.click()
         visitor.until(lambda: visitor.all("[data-testid=waveform-controls], .waveform-container"))
         visitor.transcribe()
         written = visitor.texts(".card .text")[0]

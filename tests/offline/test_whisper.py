@@ -312,7 +312,13 @@ def test_devices_are_limited_before_anything_starts_cuda(name, mini_bundle, tmp_
     )
     run = tmp_path / "run"
     (run / "adapter").mkdir(parents=True)
-    record = {"status": "finished", "settings": {"method": "lora"}, "audio_layout": "packed", "language": "Korean"}
+    record = {
+        "status": "finished",
+        "finished": "2026-01-01T00:00:00",
+        "settings": {"method": "lora"},
+        "audio_layout": "packed",
+        "language": "Korean",
+    }
     record |= {"base_model_sha256": model_fingerprint(open_bundle(mini_bundle)), "task": "transcribe"}
     (run / "run.json").write_text(json.dumps(record))
     runs = ("--bundle-dir", mini_bundle, "--output-dir", tmp_path, "--cuda-visible-devices", "7")
