@@ -6,23 +6,21 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from asr.shared.bundle import open_bundle
 from tests.conftest import DEMO_CORPUS, ROOT, script
+from tests.pages import served_page
 
 SHORT = ("--max-steps", 4, "--warmup-steps", 0, "--generation-max-length", 24)
 STRACE = shutil.which("strace")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CAN_UNSHARE = bool(shutil.which("unshare")) and not subprocess.run(["unshare", "-rn", "true"]).returncode
 
 
@@ -251,65 +249,22 @@ def test_no_address_but_loopback_is_contacted(moved_bundle: Path, tmp_path):
     script("train_offline.py", *where, *SHORT[:4], check=True, prefix=cut_off)
     script("evaluate_model.py", *where, check=True, prefix=cut_off)
     script("inference.py", clip, *where, check=True, prefix=cut_off)
-    use_page(where, clip, prefix)
+    (tmp_path / "page").mkdir()
+    use_page(tmp_path / "page", where, clip, prefix)
     calls = trace.read_text(encoding="utf-8", errors="replace")
     assert "sin_port" in calls, "the page's own check of its port is seen, so the trace works"
     addresses = set(re.findall(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"', calls))
     assert {four or six for four, six in addresses} <= {"127.0.0.1", "::1"}
 
 
-@pytest.mark.skipif(STRACE is not None, reason="done above, under strace")
-def test_page_transcribes(offline):
-    use_page(offline, next((DEMO_CORPUS / "clips").glob("*test_0000.mp3")), ())
-
-
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
-def test_the_page_in_a_browser_asks_nobody_else(offline, tmp_path):
-    """Fonts, scripts and pictures all come from the box; the browser's own calls home do not count."""
-    log = tmp_path / "net.json"
-    quiet = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
-    with served_page(offline, ()) as address:
-        shown = subprocess.run(
-            [str(BROWSER), *quiet.split(), f"--user-data-dir={tmp_path / 'browser'}", f"--log-net-log={log}",
-             "--virtual-time-budget=10000", "--dump-dom", address],
-            capture_output=True, text=True, encoding="utf-8", timeout=120, check=True,
-        )  # fmt: skip
-    assert "받아쓰기" in shown.stdout
-    events = [event.get("params") or {} for event in json.loads(log.read_text(encoding="utf-8"))["events"]]
-    asked = {event["url"] for event in events if event.get("initiator", "").startswith("http://127.0.0.1")}
-    assert len(asked) > 10, "the page's scripts are seen, so the log works"
-    assert {url for url in asked if not url.startswith(address)} == set()
-
-
-def use_page(where: tuple, clip: Path, prefix: tuple[str, ...]) -> None:
-    """Serve the page, read it, transcribe a clip and a bad file through it, and stop it."""
+def use_page(folder: Path, where: tuple, clip: Path, prefix: tuple[str, ...]) -> None:
+    """Serve the page, read it, transcribe a clip through it, and stop it."""
     from gradio_client import Client, handle_file
 
-    with served_page(where, prefix) as address:
-        with urllib.request.urlopen(address) as page:
-            html = page.read().decode()
+    with served_page(folder, *where, prefix=prefix) as page:
+        with urllib.request.urlopen(page.address) as opened:
+            html = opened.read().decode()
         outside = set(re.findall(r'(?:src|href)="(https?://[^"]+)"', html))
         assert not {url for url in outside if "127.0.0.1" not in url}, outside
-        client = Client(address, verbose=False)
-        tuned, base = client.predict(handle_file(clip), api_name="/transcribe")
-        assert isinstance(tuned, str)
-        assert isinstance(base, str)
-        with pytest.raises(Exception, match="cannot be read"):
-            client.predict(handle_file(ROOT / "utils.py"), api_name="/transcribe")
-
-
-@contextmanager
-def served_page(where: tuple, prefix: tuple[str, ...]) -> Iterator[str]:
-    """Serve the page, give its address, and stop it."""
-    process = subprocess.Popen(
-        [*prefix, sys.executable, str(ROOT / "inference.py"), *map(str, where), "--port", "0"],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
-    )  # fmt: skip
-    try:
-        assert process.stderr is not None
-        yield next(m[0] for line in process.stderr if (m := re.search(r"http://127\.0\.0\.1:\d+", line)))
-    finally:
-        if prefix:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-        process.wait()
+        text = Client(page.address, verbose=False).predict(handle_file(clip), api_name="/transcribe")
+        assert isinstance(text, str)

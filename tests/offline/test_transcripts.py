@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.offline.decoding import Spoken
+from asr.offline.speech import Timeline
 from asr.offline.subtitles import FORMATS
 from asr.offline.transcribing import _segments
 from asr.offline.transcripts import (
@@ -23,6 +24,7 @@ from asr.offline.transcripts import (
     without_loop,
 )
 from asr.offline.word_times import Word
+from asr.shared.audio import SAMPLE_RATE
 
 WIDE = Shape(0, 2, 30.0)
 SRT_CUE = re.compile(r"(\d+)\n(\d\d:\d\d:\d\d,\d{3}) --> (\d\d:\d\d:\d\d,\d{3})\n((?:.+\n)+)")
@@ -82,16 +84,26 @@ def test_lines_break_at_spaces_and_hold_all_words():
     st.lists(st.tuples(st.text("가나다라 .?", min_size=1), st.floats(-1, 12), st.floats(-1, 12)), max_size=12),
     st.floats(0, 50),
     st.floats(0.1, 10),
+    st.floats(0, 1),
+    st.floats(0, 60),
 )
-def test_times_ascend_whatever_the_model_tells(told, begin, length):
+def test_times_ascend_whatever_the_model_tells(told, begin, length, share, gap):
     """Times that stand still, go back or lie outside come from models that lose themselves."""
+    # Two stretches, with a silence between them of which the window holds a second at most.
+    first = int(share * length * SAMPLE_RATE)
+    start, silence = int(begin * SAMPLE_RATE), int(gap * SAMPLE_RATE)
+    second = start + first + silence
+    end = second + int(length * SAMPLE_RATE) - first
+    offset = first + min(silence, SAMPLE_RATE)
+    timeline = Timeline([0, offset], [start, second], [start + first, end])
+    length, end = (offset + end - second) / SAMPLE_RATE, end / SAMPLE_RATE
     said = [Word(text.strip() or "네", start, end) for text, start, end in told]
     spoken = Spoken(" ".join(word.text for word in said), said)
-    segments = _segments(spoken, (begin, begin + length), Shape())
+    segments = _segments(spoken, timeline, length, end, Shape())
     assert " ".join(s.text for s in segments).split() == without_loop(spoken.text)[0].split()
-    now = begin
+    now = start / SAMPLE_RATE
     for segment in segments:
-        assert now - 1e-6 <= segment.start < segment.end <= begin + length + 1e-6
+        assert now - 1e-6 <= segment.start < segment.end <= end + 1e-6
         now = segment.end
 
 
@@ -173,3 +185,22 @@ def test_subtitles_parse_whatever_is_said(texts):
         assert (seconds(start), seconds(end)) == (segment.start, segment.end)
     vtt = FORMATS["vtt"](transcript(*segments), "segment", Shape())
     assert vtt.count("-->") == len(clean)
+
+
+@pytest.mark.parametrize("form", ["srt", "vtt"])
+def test_another_program_reads_the_subtitles(tmp_path, form):
+    """FFmpeg's reader finds every cue, with its times and its lines."""
+    import av
+
+    segments = [Segment(1.5 * n, 1.5 * n + 1.25, f"{n}번째 자막은 & < > 기호와 함께 두 줄이 됩니다") for n in range(40)]
+    segments[7] = Segment(10.5, 11.75, "네 --> 아니요")
+    file = tmp_path / f"subtitles.{form}"
+    file.write_text(FORMATS[form](transcript(*segments), "segment", Shape()), encoding="utf-8")
+    with av.open(str(file)) as container:
+        (stream,) = container.streams
+        found = [packet for packet in container.demux(stream) if packet.size]
+        times = [(float(p.pts * p.time_base), float((p.pts + p.duration) * p.time_base)) for p in found]
+        texts = [bytes(packet).decode() for packet in found]
+    assert times == [(segment.start, segment.end) for segment in segments]
+    assert [len(text.splitlines()) for text in texts] == [2 if n != 7 else 1 for n in range(40)]
+    assert all("자막은" in text for n, text in enumerate(texts) if n != 7)
