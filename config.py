@@ -398,6 +398,8 @@ class Page:
     """Longest recording that is transcribed."""
     max_queue: int = 64
     """Recordings that may wait; more are turned away with a message."""
+    samples: int = 4
+    """Clips of the bundle's test split that the page offers to hear; 0 for none, where not everybody may hear them."""
 
 
 @dataclass
@@ -717,6 +719,7 @@ RULES = {
     "max_upload_mb": _at_least(1),
     "max_upload_minutes": ((lambda value: 0 < value < math.inf), "it must be a number above 0"),
     "max_queue": _at_least(1),
+    "samples": _at_least(0),
     "run_name": (
         (lambda value: value not in ("", ".", "..") and not set(value) & set('/\\:*?"<>|')),
         "it must be a plain folder name",

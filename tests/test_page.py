@@ -98,6 +98,11 @@ def test_no_file_of_the_machine_is_read(page, path):
         assert "event: error" in answer
 
 
+@pytest.mark.parametrize("file", [ROOT / "config.py", CLIPS[0], "/etc/hostname"])
+def test_no_file_of_the_machine_is_served(page, file):
+    assert httpx.get(f"{page.address}gradio_api/file={file}").status_code in (403, 404)
+
+
 def call(page: Page, audio: object) -> str:
     address = f"{page.address}gradio_api/call/transcribe"
     event = httpx.post(address, json={"data": [audio, "txt", "auto", False]}, timeout=60).json()["event_id"]

@@ -71,7 +71,7 @@ def _serve(config: Inference, choice: Choice, shape: Shape, users: dict[str, str
             shape=shape,
             facts=facts_of(choice),
             evaluation=run_dir and run_dir / "evaluation",
-            samples=samples_of(choice.bundle, Path(kept)),
+            samples=samples_of(choice.bundle, Path(kept), config.page.samples),
         )
         page = build_page(contents).queue(max_size=config.page.max_queue)
         # Else what stays for ever, of torch and the like, keeps the collector from looking at what visitors leave.
