@@ -357,7 +357,7 @@ class Transcribing:
     """Seconds that a subtitle is shown at most."""
     engine: Literal["auto", "transformers", "ctranslate2"] = "auto"
     """What runs a run: auto takes its export for CTranslate2 where it is there and was found to write the same, and
-    transformers otherwise and where the base is compared."""
+    transformers otherwise, and where the base is compared or --quantization is given."""
     compare: Literal["none", "base"] = "none"
     """Also write what the base model makes of it (txt and json)."""
 
@@ -567,6 +567,8 @@ def _idle_transcribing(values: dict[str, Any]) -> list[str]:
     if values["compare"] != "none" and values["model"] is not None:
         found.append("--compare base goes with a run, not with --model")
     if values["engine"] == "ctranslate2":
+        if values["compare"] != "none":
+            found.append(f"--compare {values['compare']} runs both in one engine: leave out --engine ctranslate2")
         if values["model"] is not None:
             found.append("--engine ctranslate2 takes the export of a run: --model FOLDER says by itself what runs it")
         if values["quantization"] == "4bit":

@@ -85,6 +85,8 @@ def test_a_bad_file_is_told_and_gone(client, page):
         client.predict(handle_file(ROOT / "utils.py"), api_name="/transcribe")
     with pytest.raises(Exception, match="format is txt, srt"):
         client.predict(handle_file(CLIPS[0]), "doc", api_name="/transcribe")
+    with pytest.raises(Exception, match="format is txt, srt"):
+        client.predict(handle_file(CLIPS[0]), ["txt"], api_name="/transcribe")
     assert page.uploads == []
 
 
@@ -171,7 +173,7 @@ def test_a_port_that_is_taken_is_told_in_a_line(page):
     port = page.address.rstrip("/").rpartition(":")[2]
     done = script("inference.py", "--model", DEMO_MODEL, "--port", port)
     assert done.returncode == 2
-    assert f"--host 127.0.0.1 --port {port}:" in done.stderr.splitlines()[-1]
+    assert f"--host 127.0.0.1 --port {port} cannot be had" in done.stderr.splitlines()[-1]
 
 
 # Visitors

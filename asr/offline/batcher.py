@@ -12,7 +12,8 @@ from asr.offline.decoding import Spoken
 from asr.offline.speech import Window
 from asr.offline.transcribing import Hear
 
-Waiting = deque[tuple[Window, "Future[Spoken]"]]
+Pair = tuple[Window, "Future[Spoken]"]
+Waiting = deque[Pair]
 
 
 class Batcher:
@@ -61,20 +62,27 @@ class Batcher:
     def _work(self) -> None:
         while taken := self._take():
             name, pairs = taken
-            windows, futures = zip(*pairs, strict=True)
-            try:
-                spoken = self.hears[name](list(windows))
-            except Exception as error:
-                for future in futures:
-                    future.set_exception(error)
-                continue
-            for future, text in zip(futures, spoken, strict=True):
-                future.set_result(text)
+            if not self._answer(name, pairs, alone=len(pairs) == 1):
+                # Whose window it is that cannot be heard is seen one by one: the others are not to blame.
+                for pair in pairs:
+                    self._answer(name, [pair], alone=True)
         for callers in self._waiting.values():
             for _, future in (pair for caller in callers for pair in caller):
                 future.set_exception(RuntimeError("the models are closed"))
 
-    def _take(self) -> tuple[str, list[tuple[Window, Future[Spoken]]]] | None:
+    def _answer(self, name: str, pairs: list[Pair], alone: bool) -> bool:
+        """Hear windows and tell their callers; a failure is told to a window `alone`. Return whether all is told."""
+        try:
+            spoken = self.hears[name]([window for window, _ in pairs])
+        except Exception as error:
+            if alone:
+                pairs[0][1].set_exception(error)
+            return alone
+        for (_, future), text in zip(pairs, spoken, strict=True):
+            future.set_result(text)
+        return True
+
+    def _take(self) -> tuple[str, list[Pair]] | None:
         """Return the model whose turn it is and what it is to hear, or None at the end."""
         with self._change:
             self._change.wait_for(lambda: self._closed or any(self._waiting.values()))
@@ -84,7 +92,7 @@ class Batcher:
             # The next turn is another model's.
             callers = self._waiting.pop(name)
             self._waiting[name] = callers
-            taken: list[tuple[Window, Future[Spoken]]] = []
+            taken: list[Pair] = []
             while callers and len(taken) < self.most:
                 caller = callers.popleft()
                 taken.append(caller.popleft())

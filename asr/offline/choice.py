@@ -81,8 +81,8 @@ def _with_engine(config: Inference, system: System, base: System | None, opener:
         if trouble:
             raise UserError(f"--engine ctranslate2: {trouble}")
         return _export_of(system)
-    # What differs must be the training, not the engine; and CTranslate2 has no 4 bit.
-    if base is not None or config.device.quantization == "4bit" or not _export_of(system).model_dir.is_dir():
+    # What differs must be the training, not the engine; and the export was compared in the format that it has.
+    if base is not None or config.device.quantization != "auto" or not _export_of(system).model_dir.is_dir():
         return system
     trouble = trouble or (_fails(_export_of(system), opener) if torch.cuda.is_available() else "")
     if trouble:

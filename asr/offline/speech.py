@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -58,13 +59,18 @@ class Timeline:
 
         Args:
             seconds: in the window.
-            stretch: that something belongs to which goes on until then: its end, and no pause, is the latest.
+            stretch: that it is measured from; by default the one that sounds then.
         """
         of = self.stretch(seconds) if stretch is None else stretch
-        sample = self.starts[of] + seconds * SAMPLE_RATE - self.offsets[of]
-        if stretch is not None and of + 1 < len(self.starts):
-            sample = min(sample, max(self.ends[of], self.starts[of + 1]))
-        return max(0.0, sample / SAMPLE_RATE)
+        return max(0.0, self.starts[of] / SAMPLE_RATE + seconds - self.offsets[of] / SAMPLE_RATE)
+
+    def latest(self, stretch: int) -> float:
+        """Return until when, in seconds, something lasts that began in a stretch: to its end, if the pause was cut."""
+        if stretch + 1 == len(self.starts):
+            return math.inf
+        following = self.offsets[stretch] + self.starts[stretch + 1] - self.starts[stretch]
+        cut = following > self.offsets[stretch + 1]
+        return (self.ends if cut else self.starts[1:])[stretch] / SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -142,8 +148,8 @@ def _stretches(blocks: Iterable[np.ndarray], longest_s: float) -> Iterator[Windo
         done = 0
         found = _detect(kept, longest_s)
         for begin, end in found:
-            # A stretch that reaches into the margin may go on in the next block.
-            if end > final and end - begin < longest_s * SAMPLE_RATE / 2:
+            # A stretch that reaches into the margin may go on in the next block; the detector ends it in time.
+            if end > final:
                 break
             yield Window(start + begin, kept[begin:end].copy(), [(start + begin, start + end)], [0])
             done = end

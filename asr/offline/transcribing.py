@@ -146,7 +146,7 @@ def _transcript(recording: _Recording, shape: Shape, compared: bool) -> Transcri
         base += [other.text] if other else []
     notes = [f"{recording.trouble.reason}: {recording.trouble}"] if recording.trouble else []
     loops = sum(segment.repeats > 1 for segment in segments)
-    notes += [f"{loops} loops were cut off"] if loops else []
+    notes += [f"{loops} {'loop was' if loops == 1 else 'loops were'} cut off"] if loops else []
     told = " ".join(filter(None, base)) if compared else None
     return Transcript(str(recording.path), duration, segments, notes, told)
 
@@ -177,5 +177,8 @@ def _placed(words: Sequence[Word], timeline: Timeline, length_s: float) -> list[
 
 
 def _moved(word: Word, timeline: Timeline, start: float, end: float) -> Word:
-    # A word whose end comes after a pause has not been said through it.
-    return replace(word, start=timeline.at(start), end=timeline.at(end, timeline.stretch(start)))
+    of = timeline.stretch(start)
+    begin = timeline.at(start, of)
+    # A word whose end is heard after a pause has not been said through it.
+    latest = max(timeline.latest(of), begin + SHORTEST_WORD_S)
+    return replace(word, start=begin, end=min(timeline.at(end, of), latest))

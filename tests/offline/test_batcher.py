@@ -85,11 +85,17 @@ def test_models_take_turns(ear, batcher):
     assert all(100 not in batch or batch == [100] for batch in ear.batches), "no batch is of two models"
 
 
-def test_a_failure_reaches_its_batch_alone(ear, batcher):
-    ear.go_on.set()
-    with pytest.raises(ValueError, match="a bad window"):
-        batcher.hearing("tuned")(windows(-1))
-    assert batcher.hearing("tuned")(windows(5))[0].text == "5"
+def test_a_failure_reaches_who_caused_it_alone(ear, batcher):
+    with ThreadPoolExecutor(3) as pool:
+        first = ask(pool, batcher, 0)
+        assert ear.heard.wait(30)
+        bad, good = ask(pool, batcher, -1, 7), ask(pool, batcher, 5)
+        waiting(batcher, 2)
+        ear.go_on.set()
+        assert first.result(30)[0].text == "0"
+        assert good.result(30)[0].text == "5"
+        with pytest.raises(ValueError, match="a bad window"):
+            bad.result(30)
     assert batcher.hearing("tuned")([]) == []
 
 

@@ -60,9 +60,10 @@ def test_what_is_compared_runs_in_one_engine(case):
     assert (choice.system.engine, choice.base.engine) == ("transformers", "transformers")
 
 
-def test_4_bit_is_for_transformers(case):
+@pytest.mark.parametrize("quantization", ["8bit", "4bit", "none"])
+def test_an_export_stands_for_the_run_in_the_format_that_was_compared_alone(case, quantization):
     exported(case)
-    assert chosen(case, "--quantization", "4bit").system.engine == "transformers"
+    assert chosen(case, "--quantization", quantization).system.engine == "transformers"
 
 
 @pytest.mark.parametrize(

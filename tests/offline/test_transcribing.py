@@ -13,11 +13,12 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr.offline import speech as speech_module
 from asr.offline.decoding import Spoken
 from asr.offline.inputs import recordings_named
 from asr.offline.recordings import BLOCK_S, read_blocks
 from asr.offline.speech import LONGEST_PAUSE_S, Timeline, Window, Windowing, speech_windows
-from asr.offline.transcribing import Failure, transcribe_recordings
+from asr.offline.transcribing import Failure, _placed, transcribe_recordings
 from asr.offline.transcripts import Shape, Transcript
 from asr.offline.word_times import Word
 from asr.shared.audio import SAMPLE_RATE, AudioError, load_audio
@@ -136,8 +137,33 @@ def test_times_keep_their_order_on_the_way_into_the_recording(stretches, times):
     timeline = Timeline(offsets, starts, ends)
     placed = [timeline.at(seconds) for seconds in sorted(times)]
     assert placed == sorted(placed)
-    for start, end in itertools.pairwise(sorted(times)):
-        assert timeline.at(start) <= timeline.at(end, timeline.stretch(start)) <= timeline.at(end) + 1e-9
+
+
+def test_a_word_does_not_last_through_a_pause_that_was_cut_out():
+    second = SAMPLE_RATE
+    cut = Timeline([0, 6 * second], [0, 60 * second], [5 * second, 70 * second])
+    word, late, last = Word("네", 4.5, 9.0), Word("네", 5.5, 9.0), Word("네", 15.0, 16.0)
+    told = _placed([word, late, last], cut, 16.0)
+    assert [(w.start, round(w.end, 3)) for w in told] == [(4.5, 5.0), (9.0 - 6 + 60, 63.04), (69.0, 70.0)]
+    # Here the window has the pause as it was, in which the detector may have missed something.
+    whole = Timeline([0, 7 * second], [0, 7 * second], [5 * second, 10 * second])
+    assert [(w.start, w.end) for w in _placed([Word("네", 4.5, 6.5)], whole, 10.0)] == [(4.5, 6.5)]
+
+
+def test_speech_is_not_cut_where_blocks_meet(monkeypatch):
+    """The detector knows a pause after the border, and is given the time to see it."""
+    talk = [(10, 37), (37, 45)]
+
+    def detect(waveform, longest_s):
+        first = int(waveform[0])
+        spans = [(max(a, first) - first, min(b, first + len(waveform) // SAMPLE_RATE) - first) for a, b in talk]
+        return [(a * SAMPLE_RATE, b * SAMPLE_RATE) for a, b in spans if b - a > 0 and b - a <= longest_s]
+
+    monkeypatch.setattr(speech_module, "_detect", detect)
+    sound = np.repeat(np.arange(60, dtype=np.float32), SAMPLE_RATE)
+    blocks = [sound[at : at + BLOCK_S * SAMPLE_RATE] for at in range(0, len(sound), BLOCK_S * SAMPLE_RATE)]
+    found = [stretch for window in speech_windows(blocks, Windowing(30.0)) for stretch in window.stretches]
+    assert [(start // SAMPLE_RATE, end // SAMPLE_RATE) for start, end in found] == talk
 
 
 def test_silence_has_no_window():

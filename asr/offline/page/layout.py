@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,8 @@ from asr.offline.transcripts import Shape
 
 # The browser's scripts do these; see page.js.
 KEEP = "(audio) => { window.recordings.keep(audio); }"
-BRING = "async (audio, ...rest) => [await window.recordings.bring(audio), ...rest]"
+BRING = "async (audio, said, ...rest) => [await window.recordings.bring(audio, said), said, ...rest]"
+SAID = "(said) => window.recordings.said(said)"
 SHOW = "() => { window.recordings.show(); }"
 WIDEST_LINE, MOST_LINES = 100, 4
 TIMESTAMPS = ("auto", "none", "segment", "word")
@@ -55,6 +56,7 @@ class Contents:
 def build_page(contents: Contents) -> gradio.Blocks:
     """Return the page with its API; nothing on it is fetched from outside."""
     service, shape = contents.service, contents.shape
+    together: dict[str, Any] = {"concurrency_limit": service.at_once, "concurrency_id": "transcribe"}
     with gradio.Blocks(title="Whisper", analytics_enabled=False) as page:
         head = gradio.HTML()
         with gradio.Row():
@@ -70,15 +72,18 @@ def build_page(contents: Contents) -> gradio.Blocks:
                 if contents.samples:
                     _add_samples(contents.samples, audio, reference)
                 with gradio.Accordion(_word("settings"), open=False):
-                    width = gradio.Slider(0, WIDEST_LINE, shape.line_width, step=1, label=_word("line_width"))
-                    lines = gradio.Slider(1, MOST_LINES, shape.lines, step=1, label=_word("line_count"))
+                    width = gradio.Slider(
+                        0, max(WIDEST_LINE, shape.line_width), shape.line_width, step=1, label=_word("line_width")
+                    )
+                    lines = gradio.Slider(
+                        1, max(MOST_LINES, shape.lines), shape.lines, step=1, label=_word("line_count")
+                    )
             with gradio.Column(scale=4, min_width=300):
                 result = gradio.HTML(elem_id="result")
                 with gradio.Accordion(_word("evaluation"), open=False, visible=contents.evaluation is not None):
                     figures = gradio.HTML(elem_id="figures")
         audio.change(None, audio, js=KEEP)
-        # What was said in another recording is not what is said in this one.
-        audio.input(None, None, reference, js="() => ''")
+        audio.input(None, reference, reference, js=SAID)
         inputs = [audio, reference, compare, width, lines]
         pressed = button.click(
             _answer_to_visitors(contents),
@@ -86,17 +91,22 @@ def build_page(contents: Contents) -> gradio.Blocks:
             result,
             js=BRING,
             api_visibility="private",
-            concurrency_limit=service.at_once,
+            **together,
         )
         pressed.success(None, js=SHOW)
         page.load(_greeting(contents), None, [head, figures, result], api_visibility="private", queue=False)
-        gradio.api(_answer_to_programs(contents), api_name="transcribe", concurrency_limit=service.at_once)
+        gradio.api(_answer_to_programs(contents), api_name="transcribe", **together)
     return page
 
 
 def _word(name: str) -> Any:
     """Return a text that the browser puts in its language."""
     return translations(OURS + name)
+
+
+def _slider(name: str, least: int, most: int, value: int) -> gradio.Slider:
+    # The command line may have asked for more.
+    return gradio.Slider(least, max(most, value), value, step=1, label=_word(name))
 
 
 def _add_samples(samples: list[list[str]], audio: gradio.Audio, reference: gradio.Textbox) -> None:
@@ -126,7 +136,7 @@ def _answer_to_visitors(contents: Contents) -> Callable[..., Any]:
 
     def answer(
         path: str | None,
-        reference: str,
+        reference: str | None,
         compare: bool,
         width: int,
         lines: int,
@@ -146,7 +156,7 @@ def _answer_to_visitors(contents: Contents) -> Callable[..., Any]:
                 transcript = contents.service.transcribe(file, file.name, shape, compare, heard)
         except Refused as refused:
             raise _told(text(language, refused.why, **refused.values)) from None
-        return result_html(transcript, reference, shape, language, contents.service.compares)
+        return result_html(transcript, reference or "", shape, language, contents.service.compares)
 
     return answer
 
@@ -166,7 +176,7 @@ def _answer_to_programs(contents: Contents) -> Callable[..., Any]:
         path = Path(str(told.get("path")))
         try:
             with contents.uploads.using(path) as upload:
-                if format not in FORMATS or timestamps not in TIMESTAMPS:
+                if format not in [*FORMATS] or timestamps not in TIMESTAMPS:
                     raise Refused("no_such_format")
                 name = str(told.get("orig_name") or path.name)
                 transcript = contents.service.transcribe(upload, name, contents.shape, bool(compare))
@@ -181,11 +191,14 @@ def _answer_to_programs(contents: Contents) -> Callable[..., Any]:
 @contextmanager
 def _taken(contents: Contents, path: Path) -> Iterator[Path]:
     """Give a visitor's file inside the block: an upload, which is deleted then, or a sample, which stays."""
-    if _is_sample(contents, path):
-        yield path
-        return
-    with contents.uploads.using(path) as upload:
-        yield upload
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(contents.uploads.using(path))
+        except Refused:
+            if not _is_sample(contents, path):
+                raise
+            file = path
+        yield file
 
 
 def _is_sample(contents: Contents, path: Path) -> bool:

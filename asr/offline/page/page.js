@@ -1,22 +1,30 @@
 // The recording stays in the browser: the server deletes it after use, and times are played from here.
 (() => {
-  let current = null; // of the input: {path, name, blob, url, used}
+  let wanted = null; // path of what is in the input
+  let current = null; // the same, kept: {path, name, blob, url, used}
+  let asked = null; // what was last sent to be transcribed
   let shown = null; // url that the player has
+  let readWith = null; // what was said in that, as the visitor typed it
   let until = Infinity; // where the segment that plays ends
 
   const player = () => document.querySelector(".result .player");
 
-  async function hold(audio, used) {
+  async function hold(audio) {
     const answer = await fetch(audio.url);
     if (!answer.ok) return null;
     const blob = await answer.blob();
     const name = audio.orig_name || audio.path.split(/[\\/]/).pop();
-    return { path: audio.path, name, blob, url: URL.createObjectURL(blob), used };
+    return { path: audio.path, name, blob, url: URL.createObjectURL(blob), used: false };
   }
 
-  async function upload(audio) {
+  function replace(held) {
+    if (current && current !== asked && current.url !== shown) URL.revokeObjectURL(current.url);
+    current = held;
+  }
+
+  async function upload(audio, held) {
     const form = new FormData();
-    form.append("files", current.blob, current.name);
+    form.append("files", held.blob, held.name);
     const address = audio.url.slice(0, audio.url.lastIndexOf("/file="));
     const answer = await fetch(`${address}/upload`, { method: "POST", body: form });
     if (!answer.ok) return audio;
@@ -26,30 +34,39 @@
 
   // What is in the input, kept for the player before the server has deleted it.
   async function keep(audio) {
-    if (!audio || !audio.url) {
-      current = null;
-    } else if (!current || current.path !== audio.path) {
-      const path = audio.path;
-      const held = await hold(audio, false);
-      if (held && (!current || current.path !== path)) current = held;
-    }
+    const path = audio && audio.url ? audio.path : null;
+    wanted = path;
+    if (!path) replace(null);
+    if (!path || (current && current.path === path)) return;
+    const held = await hold(audio).catch(() => null);
+    if (!held) return;
+    // Meanwhile something else may have been chosen, or the same been kept.
+    if (wanted !== path || (current && current.path === path)) URL.revokeObjectURL(held.url);
+    else replace(held);
   }
 
   // The recording for one more use: what was used already is uploaded again.
-  async function bring(audio) {
-    if (!audio || !audio.url) return audio;
+  async function bring(audio, said) {
+    asked = null;
     await keep(audio);
-    if (!current) return audio;
-    const brought = current.used ? await upload(audio) : audio;
-    current.used = true;
+    if (!audio || !current || current.path !== audio.path) return audio;
+    asked = current;
+    readWith = said;
+    const brought = asked.used ? await upload(audio, asked).catch(() => audio) : audio;
+    asked.used = true;
     return brought;
+  }
+
+  // What was said in a recording that is done is not what is said in the next one.
+  function said(reference) {
+    return reference === readWith ? "" : reference;
   }
 
   function show() {
     const element = player();
-    if (!element || !current) return;
-    if (shown && shown !== current.url) URL.revokeObjectURL(shown);
-    shown = current.url;
+    if (!element || !asked) return;
+    if (shown && shown !== asked.url && (!current || current.url !== shown)) URL.revokeObjectURL(shown);
+    shown = asked.url;
     until = Infinity;
     element.src = shown;
     // On a phone it stands below everything else.
@@ -82,5 +99,5 @@
     element.play().catch(() => {});
   });
 
-  window.recordings = { keep, bring, show };
+  window.recordings = { keep, bring, said, show };
 })();

@@ -9,6 +9,8 @@ import hmac
 import ipaddress
 import os
 import signal
+import socket
+import ssl
 import stat
 import sys
 import tempfile
@@ -45,8 +47,9 @@ def serve(config: Inference, shape: Shape) -> None:
     transformers_logging.disable_progress_bar()
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_KEPT)
     users = read_users(config.page.auth_file) if config.page.auth_file else {}
-    _require_files(config.page)
-    choice = choose(config, with_base=config.transcribing.model is None)
+    _require_address(config.page)
+    wanted = config.transcribing
+    choice = choose(config, with_base=wanted.model is None and wanted.engine != "ctranslate2")
     # A crash leaves the folder; the next start finds it by its name and the owner's permissions keep it private.
     with tempfile.TemporaryDirectory(prefix="whisper-page-", ignore_cleanup_errors=True) as folder, _stoppable():
         # Gradio reads this when it is imported.
@@ -79,7 +82,9 @@ def _serve(config: Inference, choice: Choice, shape: Shape, users: dict[str, str
         threading.Thread(target=_keep_house, args=(uploads, closed), daemon=True).start()
         try:
             log.info("the page is at %s (Ctrl-C stops it)", _launch(page, config.page, users, uploads))
-            closed.wait()
+            # Windows breaks off no wait without an end.
+            while not closed.wait(1.0):
+                pass
         except KeyboardInterrupt:
             log.info("the page is closed")
         finally:
@@ -90,7 +95,7 @@ def _serve(config: Inference, choice: Choice, shape: Shape, users: dict[str, str
 def _keep_house(uploads: Any, closed: threading.Event) -> None:
     """Now and then delete uploads that nobody uses, and give back the memory of those that are gone."""
     while not closed.wait(KEEP_HOUSE_S):
-        uploads.forget_abandoned()
+        uploads.clean()
         if sys.platform == "linux":
             # What many threads have freed, glibc keeps; musl knows no such thing.
             with contextlib.suppress(OSError, AttributeError):
@@ -111,7 +116,7 @@ def _launch(page: Any, settings: Page, users: dict[str, str], uploads: Any) -> s
     _warn(settings, users)
     try:
         _, url, _ = page.launch(
-            server_name=settings.host,
+            server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
             server_port=settings.port or None,
             share=False,
             quiet=True,
@@ -146,7 +151,7 @@ def facts_of(choice: Choice) -> dict[str, str]:
     system = choice.system
     formats = choice.opener.conditions(system)
     runs_on = [formats.get(name) for name in ("device", "quantization", "compute_type")]
-    facts = {"model": choice.bundle.base_name if choice.bundle else system.called}
+    facts = {"model": choice.bundle.base_name if choice.bundle and system.run_dir else system.called}
     if system.run_dir:
         facts["run"] = system.run_dir.name
     facts["language"] = choice.opener.speaking.language
@@ -187,15 +192,34 @@ def _check(users: dict[str, str]) -> Callable[[str, str], bool]:
     def may_come(name: str, password: str) -> bool:
         known = users.get(name, "")
         # As long for a name that is not there.
-        return hmac.compare_digest(known.encode(), password.encode()) and bool(known)
+        return hmac.compare_digest(known.encode(), password.encode("utf-8", "surrogatepass")) and bool(known)
 
     return may_come
 
 
-def _require_files(settings: Page) -> None:
+def _require_address(settings: Page) -> None:
+    """See that the address can be had and the certificate be used, before models are opened.
+
+    Raises:
+        UserError: it is not so.
+    """
     for flag, file in (("--ssl-certfile", settings.ssl_certfile), ("--ssl-keyfile", settings.ssl_keyfile)):
         if file and not file.is_file():
             raise UserError(f"{flag} {file}: there is no such file")
+    if settings.ssl_certfile:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                settings.ssl_certfile, settings.ssl_keyfile, password=""
+            )
+        except (ssl.SSLError, OSError, ValueError) as error:
+            files = f"--ssl-certfile {settings.ssl_certfile} and --ssl-keyfile {settings.ssl_keyfile}"
+            raise UserError(f"{files} cannot be used: {error}") from None
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        socket.create_server((settings.host, settings.port), family=family).close()
+    except OSError as error:
+        told = error.strerror or str(error)
+        raise UserError(f"--host {settings.host} --port {settings.port} cannot be had: {told}") from None
 
 
 def _warn(settings: Page, users: dict[str, str]) -> None:

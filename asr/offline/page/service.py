@@ -22,6 +22,8 @@ TUNED, BASE = "tuned", "base"
 POOL_S = 60.0
 # Windows that are cut are decoded four times as many at once.
 BATCHES_A_TURN = 4
+# Gradio has 40 threads, and not all are for recordings.
+MOST_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -109,4 +111,4 @@ def open_service(choice: Choice, batch: int, most_minutes: float) -> Iterator[Se
             hears[BASE] = hearing(stack.enter_context(choice.opener.open(choice.base)), timed=False)
         batcher = Batcher(hears, BATCHES_A_TURN * batch)
         stack.callback(batcher.close)
-        yield Service(batcher, choice.windowing, most_minutes, at_once=batch)
+        yield Service(batcher, choice.windowing, most_minutes, at_once=min(batch, MOST_AT_ONCE))

@@ -16,6 +16,8 @@ from asr.offline.page.wording import Refused
 
 # An upload that nobody asks to have transcribed goes after this time.
 ABANDONED_S = 3600.0
+# While others are under way, it may wait for its turn: then it goes after so many times as long.
+BUSY = 6
 # Of an answer to an upload, which is a list of paths.
 LONGEST_ANSWER = 1_000_000
 
@@ -33,6 +35,7 @@ class Uploads:
         self.folder = folder
         self._waiting: Counter[Path] = Counter()
         self._in_use: Counter[Path] = Counter()
+        self._stuck: set[Path] = set()
         self._lock = threading.Lock()
 
     def came(self, path: Path) -> None:
@@ -64,21 +67,43 @@ class Uploads:
         if self._waiting[path] or self._in_use[path]:
             return
         del self._waiting[path], self._in_use[path]
-        path.unlink(missing_ok=True)
+        self._unlink(path)
+
+    def _unlink(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            # Windows deletes nothing that is open, as what a browser is just fetching.
+            self._stuck.add(path)
+            return
+        self._stuck.discard(path)
         # Where somebody uploads the same at this moment, it is not empty.
         with contextlib.suppress(OSError):
             path.parent.rmdir()
 
-    def forget_abandoned(self) -> None:
-        """Delete what nobody asked to have transcribed; while something is under way, others may wait their turn."""
+    def clean(self) -> None:
+        """Delete what nobody asked to have transcribed, what could not be deleted before, and what broke off."""
         with self._lock:
-            if any(self._in_use.values()):
-                return
-            for path in list(self._waiting):
-                with contextlib.suppress(OSError):
-                    if time.time() - path.stat().st_mtime > ABANDONED_S:
-                        self._waiting[path] = 0
-                        self._delete_unless_wanted(path)
+            limit = ABANDONED_S * (BUSY if any(self._in_use.values()) else 1)
+            for path in [*self._waiting]:
+                if not self._in_use[path] and _age(path) > limit:
+                    self._waiting[path] = 0
+                    self._delete_unless_wanted(path)
+            for path in [*self._stuck]:
+                if not self._waiting[path] and not self._in_use[path]:
+                    self._unlink(path)
+            for path in self.folder.iterdir():
+                if path.is_file() and _age(path) > ABANDONED_S:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+
+
+def _age(path: Path) -> float:
+    """Return how many seconds ago a file was written; 0 where it is not there."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 class UploadsSeen:

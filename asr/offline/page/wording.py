@@ -12,7 +12,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "audio": "Recording",
         "transcribe": "Transcribe",
         "reference": "What is said (optional)",
-        "reference_hint": "Type what was said, and both models are measured against it.",
+        "reference_hint": "Type what was said, and the errors are counted.",
         "compare": "Beside it, the base model",
         "settings": "Settings",
         "line_width": "Characters of a subtitle line (0: any number)",
@@ -51,14 +51,13 @@ TEXTS: dict[str, dict[str, str]] = {
         "no_such_format": "format is txt, srt, vtt, tsv or json; timestamps auto, none, segment or word.",
         "memory": "The machine has not enough memory for this now: try again, or a shorter recording.",
         "reading": "listening",
-        "login": "Whisper, on this machine alone",
     },
     KOREAN: {
         "title": "음성 받아쓰기",
         "audio": "녹음",
         "transcribe": "받아쓰기",
         "reference": "말한 내용 (선택)",
-        "reference_hint": "말한 내용을 적으면 두 모델의 오류율을 재어 보여 줍니다.",
+        "reference_hint": "말한 내용을 적으면 오류율을 재어 보여 줍니다.",
         "compare": "기본 모델과 나란히 비교",
         "settings": "설정",
         "line_width": "자막 한 줄의 글자 수 (0: 제한 없음)",
@@ -97,7 +96,6 @@ TEXTS: dict[str, dict[str, str]] = {
         "no_such_format": "format은 txt, srt, vtt, tsv, json, timestamps는 auto, none, segment, word 중 하나입니다.",
         "memory": "지금은 메모리가 모자랍니다. 다시 해 보거나 더 짧은 녹음을 쓰세요.",
         "reading": "듣는 중",
-        "login": "이 컴퓨터에서만 도는 Whisper",
     },
 }
 

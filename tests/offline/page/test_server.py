@@ -38,7 +38,7 @@ def test_who_may_come(tmp_path):
     may_come = _check(users)
     assert may_come("kim", "a:b c")
     assert may_come("이", "비밀")
-    for name, password in [("kim", "비밀"), ("kim", ""), ("nobody", ""), ("", ""), ("이", "비")]:
+    for name, password in [("kim", "비밀"), ("kim", "\ud800"), ("kim", ""), ("nobody", ""), ("", ""), ("이", "비")]:
         assert not may_come(name, password)
 
 
@@ -61,11 +61,13 @@ def test_passwords_that_others_can_read_are_refused(tmp_path):
     ("flags", "told"),
     [
         (["--auth-file", "lost"], "--auth-file lost cannot be read"),
+        (["--ssl-certfile", __file__, "--ssl-keyfile", __file__], "--ssl-keyfile .* cannot be used"),
+        (["--host", "192.0.2.1"], "--host 192.0.2.1 --port 0 cannot be had"),
         (["--ssl-certfile", "lost.pem", "--ssl-keyfile", "lost.key"], "--ssl-certfile lost.pem: there is no such file"),
     ],
 )
 def test_a_file_that_is_not_there_is_told_before_any_model_is_opened(flags, told):
-    config, _ = parse(Inference, [*flags, "--bundle-dir", "lost"])
+    config, _ = parse(Inference, [*flags, "--bundle-dir", "lost", "--port", "0"])
     with pytest.raises(UserError, match=told):
         serve(config, Shape())
 
@@ -77,6 +79,7 @@ def test_a_file_that_is_not_there_is_told_before_any_model_is_opened(flags, told
         (["--ssl-certfile", "a.pem"], "--ssl-certfile and --ssl-keyfile go together"),
         (["--max-queue", "0"], "--max-queue is 0, but it must be at least 1"),
         (["--max-upload-minutes", "0"], "it must be a number above 0"),
+        (["--compare", "base", "--engine", "ctranslate2"], "--compare base runs both in one engine"),
         (["--engine", "ctranslate2", "--model", "x"], "--engine ctranslate2 takes the export of a run"),
         (["--engine", "ctranslate2", "--quantization", "4bit"], "has no 4bit weights"),
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from asr.offline.page import uploads as module
-from asr.offline.page.uploads import ABANDONED_S, Uploads, UploadsSeen
+from asr.offline.page.uploads import ABANDONED_S, BUSY, Uploads, UploadsSeen
 from asr.offline.page.wording import Refused
 
 
@@ -68,15 +68,46 @@ def test_what_was_not_uploaded_is_refused_and_stays(uploads, tmp_path, other):
     assert file.read_text() == "mine"
 
 
+def aged(file: Path, seconds: float) -> Path:
+    long_ago = time.time() - seconds
+    os.utime(file, (long_ago, long_ago))
+    return file
+
+
 def test_what_nobody_uses_goes_in_time(uploads):
-    old, new = upload(uploads, "old"), upload(uploads, "new")
-    long_ago = time.time() - ABANDONED_S - 1
-    os.utime(old, (long_ago, long_ago))
+    old, new = aged(upload(uploads, "old"), ABANDONED_S + 1), upload(uploads, "new")
     with uploads.using(new):
-        uploads.forget_abandoned()
+        uploads.clean()
         assert old.exists(), "while something is under way, it may wait for its turn"
-    uploads.forget_abandoned()
+        aged(old, BUSY * ABANDONED_S + 1)
+        uploads.clean()
+        assert not old.exists(), "but not for ever"
+        assert new.exists()
+    old = aged(upload(uploads, "old"), ABANDONED_S + 1)
+    uploads.clean()
     assert not old.exists()
+
+
+def test_uploads_that_broke_off_go_too(uploads):
+    """What Gradio writes before it knows the content's name lies in the folder itself."""
+    broken, coming = uploads.folder / "tmp1", uploads.folder / "tmp2"
+    for file in (broken, coming):
+        file.write_bytes(b"half")
+    aged(broken, ABANDONED_S + 1)
+    uploads.clean()
+    assert (broken.exists(), coming.exists()) == (False, True)
+
+
+def test_what_is_open_goes_later_and_nobody_is_troubled(uploads, monkeypatch):
+    """As on Windows, while a browser fetches it."""
+    file = upload(uploads)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(PermissionError()))
+        with uploads.using(file):
+            pass
+    assert file.exists()
+    uploads.clean()
+    assert not file.exists()
 
 
 def test_the_middleware_notes_what_the_server_answers(uploads, monkeypatch):
