@@ -134,7 +134,7 @@ def main(
     kill_by: str = "files",
     trace: str | None = None,
     raise_at: tuple[str, int] = ("", 0),
-    raise_in_batch: tuple[int, int] = (0, 0),
+    raise_in_batch: tuple[int, int] | tuple[int, int, float] = (0, 0),
     needed: int | None = None,
     script: str = "train_offline",
 ) -> int:
@@ -147,7 +147,8 @@ def main(
         kill_by: "files" or "calls".
         trace: file for the list of the uses of files, or for the number of calls.
         raise_at: pattern of a use of a file, and the signal that the session sends itself when it comes to it.
-        raise_in_batch: number of a batch that is decoded, and the signal that the session sends itself in it.
+        raise_in_batch: number of a batch that is decoded, the signal that the session sends itself in it, and for how
+            many seconds the batch then lasts at least.
         needed: bytes that are taken for a checkpoint's size, in place of the estimate.
         script: its name, without .py.
     """
@@ -223,7 +224,7 @@ def _watch_calls(uses: list[str], kill_at: int | None) -> None:
     asr.offline.trainer._train = counted
 
 
-def _watch_batches(batch: int, number: int) -> None:
+def _watch_batches(batch: int, number: int, lasting_s: float = 0.0) -> None:
     from asr.offline.decoding import Transcriber
 
     decode = Transcriber._decode
@@ -234,6 +235,7 @@ def _watch_batches(batch: int, number: int) -> None:
         count += 1
         if count == batch:
             os.kill(os.getpid(), number)
+            time.sleep(lasting_s)
         return decode(*given)
 
     Transcriber._decode = counted

@@ -152,7 +152,7 @@ def test_a_second_ctrl_c_ends_it_at_once(sessions, flags, runs):
     """In the midst of a batch that is decoded, rather than after it; as safe as kill -9."""
     slow = (*flags, "--generation-max-length", 448, "--eval-steps", 10, "--run-name")
     assert sessions.run(*slow, "slow").code == 0
-    session = sessions.start(*slow, "twice", raise_in_batch=(1, signal.SIGINT))
+    session = sessions.start(*slow, "twice", raise_in_batch=(1, signal.SIGINT, 3.0))
     wait_until(lambda: "SIGINT: stopping" in session.told)
     time.sleep(1.1 * SAME_KEY_S)
     session.send(signal.SIGINT)

@@ -259,12 +259,12 @@ def test_another_version_of_the_project_may_have_other_files(project: Path) -> N
 
 
 def test_an_offline_script_of_a_half_copied_project_says_so(its_bundle: Path, project: Path) -> None:
-    (project / "asr" / "offline" / "page.py").unlink()
+    (project / "asr" / "offline" / "parity.py").unlink()
     done = script(str(project / "train_offline.py"), "--bundle-dir", its_bundle, cwd=project)
     assert done.returncode == 3
     (line,) = done.stderr.splitlines()
     assert "the project is incomplete" in line
-    assert "page.py is missing" in line
+    assert "parity.py is missing" in line
 
 
 def test_verify_tells_edits_and_lists_what_is_missing(its_bundle: Path, project: Path) -> None:
@@ -278,10 +278,10 @@ def test_verify_tells_edits_and_lists_what_is_missing(its_bundle: Path, project:
         "note: config.py was edited",
         "warning: utils.py differs: it was edited, or is of another version",
     ]
-    (project / "asr" / "offline" / "page.py").unlink()
+    (project / "asr" / "offline" / "parity.py").unlink()
     done = script(*command, cwd=project)
     assert done.returncode == 3
-    assert done.stdout.splitlines() == ["missing    asr/offline/page.py: is missing"]
+    assert done.stdout.splitlines() == ["missing    asr/offline/parity.py: is missing"]
 
 
 # Underneath
@@ -318,3 +318,14 @@ def test_an_empty_bundle_can_be_compared(tmp_path: Path) -> None:
     assert compare_contents(tmp_path, {}) == []
     (tmp_path / "bundle").mkdir()
     assert seal(tmp_path / "bundle", "x", {}, {}).manifest["files"] == {}
+
+
+def test_everything_below_asr_makes_the_project():
+    """A template, a script or a style that stays behind is missed at 2 a.m. on the box."""
+    there = {
+        file.relative_to(ROOT).as_posix()
+        for file in (ROOT / "asr").rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    assert {"asr/offline/page/page.js", "asr/offline/page/page.css"} <= there
+    assert there - set(project_files(ROOT)) == set()

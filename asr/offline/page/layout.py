@@ -72,12 +72,8 @@ def build_page(contents: Contents) -> gradio.Blocks:
                 if contents.samples:
                     _add_samples(contents.samples, audio, reference)
                 with gradio.Accordion(_word("settings"), open=False):
-                    width = gradio.Slider(
-                        0, max(WIDEST_LINE, shape.line_width), shape.line_width, step=1, label=_word("line_width")
-                    )
-                    lines = gradio.Slider(
-                        1, max(MOST_LINES, shape.lines), shape.lines, step=1, label=_word("line_count")
-                    )
+                    width = _slider("line_width", 0, WIDEST_LINE, shape.line_width)
+                    lines = _slider("line_count", 1, MOST_LINES, shape.lines)
             with gradio.Column(scale=4, min_width=300):
                 result = gradio.HTML(elem_id="result")
                 with gradio.Accordion(_word("evaluation"), open=False, visible=contents.evaluation is not None):
