@@ -11,7 +11,7 @@ from asr.shared.checksums import Trouble
 
 ROOT = Path(__file__).resolve().parents[2]
 # Tests, demo and git stay behind.
-KINDS = ("*.py", "requirements.txt", "README*.md", "LICENSE", "examples/*.toml")
+KINDS: tuple[str, ...] = ("*.py", "requirements.txt", "README*.md", "LICENSE", "examples/*.toml")
 KINDS += tuple(f"asr/**/*.{ending}" for ending in ("py", "j2", "js", "css"))
 # Meant to be edited on the box.
 TO_EDIT = ("config.py", "examples/")
