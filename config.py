@@ -714,7 +714,7 @@ RULES = {
     "parity_clips": _at_least(0),
     "parity_limit": _within(0, 1),
     "host": (
-        (lambda value: _is_address(value)),
+        _is_address,
         "it must be an address of this machine in numbers, as 127.0.0.1 or 0.0.0.0: names are not looked up",
     ),
     "port": _within(0, 65535),

@@ -120,10 +120,9 @@ def shape_of(config: Inference):
 
 def timestamps_of(config: Inference) -> str:
     """Return which times are written."""
-    wanted = config.transcribing
-    if wanted.timestamps != "auto":
-        return wanted.timestamps
-    return "none" if wanted.format == "txt" else "segment"
+    from asr.offline.subtitles import times_of
+
+    return times_of(config.transcribing.timestamps, config.transcribing.format)
 
 
 def output_of(config: Inference, one) -> Path:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import uploads_in
 from tests.conftest import ROOT
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -44,9 +45,7 @@ class Page:
     @property
     def uploads(self) -> list[Path]:
         """Recordings that lie there, the samples left out."""
-        return [
-            file for file in self.folder.rglob("*") if file.is_file() and re.fullmatch("[0-9a-f]{64}", file.parent.name)
-        ]
+        return uploads_in(self.folder)
 
 
 @contextmanager

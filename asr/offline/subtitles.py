@@ -82,6 +82,13 @@ FORMATS: dict[str, Callable[[Transcript, str, Shape], str]] = {
 }
 
 
+def times_of(timestamps: str, form: str) -> str:
+    """Return which times stand in a format, where `timestamps` is "auto" or says so."""
+    if timestamps != "auto":
+        return timestamps
+    return "none" if form == "txt" else "segment"
+
+
 def _spans(transcript: Transcript, timestamps: str) -> list[tuple[float, float, str]]:
     if timestamps == "word" and all(segment.words for segment in transcript.segments):
         return [(word.start, word.end, word.text) for segment in transcript.segments for word in segment.words]

@@ -14,7 +14,7 @@ from asr.offline.page.service import Service
 from asr.offline.page.uploads import Uploads
 from asr.offline.page.views import evaluation_html, header_html, result_html
 from asr.offline.page.wording import ENGLISH, TEXTS, Refused, language_of, text
-from asr.offline.subtitles import FORMATS
+from asr.offline.subtitles import FORMATS, times_of
 from asr.offline.transcripts import Shape
 
 # The browser's scripts do these; see page.js.
@@ -178,8 +178,7 @@ def _answer_to_programs(contents: Contents) -> Callable[..., Any]:
                 transcript = contents.service.transcribe(upload, name, contents.shape, bool(compare))
         except Refused as refused:
             raise _told(text(ENGLISH, refused.why, **refused.values)) from None
-        times = ("none" if format == "txt" else "segment") if timestamps == "auto" else timestamps
-        return FORMATS[format](transcript, times, contents.shape)
+        return FORMATS[format](transcript, times_of(timestamps, format), contents.shape)
 
     return transcribe
 

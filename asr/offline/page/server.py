@@ -50,7 +50,7 @@ def serve(config: Inference, shape: Shape) -> None:
     _require_address(config.page)
     wanted = config.transcribing
     choice = choose(config, with_base=wanted.model is None and wanted.engine != "ctranslate2")
-    # A crash leaves the folder; the next start finds it by its name and the owner's permissions keep it private.
+    # A kill -9 leaves the folder, which nobody but its owner can read.
     with tempfile.TemporaryDirectory(prefix="whisper-page-", ignore_cleanup_errors=True) as folder, _stoppable():
         # Gradio reads this when it is imported.
         os.environ["GRADIO_TEMP_DIR"] = folder

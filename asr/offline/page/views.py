@@ -13,7 +13,7 @@ from typing import Any
 from asr.offline.alignment import Segment, align
 from asr.offline.error_rates import without_spaces
 from asr.offline.page.wording import TEXTS, text
-from asr.offline.subtitles import FORMATS
+from asr.offline.subtitles import FORMATS, times_of
 from asr.offline.transcripts import Shape, Transcript
 from asr.shared.text import clean_text
 
@@ -24,7 +24,7 @@ MEDIA_TYPES = {
     "tsv": "text/tab-separated-values",
     "json": "application/json",
 }
-TIMES_OF = {"txt": "none", "json": "word"}
+TIMES_OF = {"json": "word"}
 # Laying texts side by side takes the square of their length.
 LONGEST_COMPARED = 2000
 
@@ -92,7 +92,7 @@ def downloads_of(transcript: Transcript, shape: Shape) -> list[dict[str, str]]:
     """Return each format's file as a link that needs no server: nothing of it stays there."""
     links = []
     for ending, write in FORMATS.items():
-        content = write(transcript, TIMES_OF.get(ending, "segment"), shape)
+        content = write(transcript, times_of(TIMES_OF.get(ending, "auto"), ending), shape)
         encoded = base64.b64encode(content.encode()).decode()
         name = f"{Path(transcript.name).stem or 'recording'}.{ending}"
         url = f"data:{MEDIA_TYPES[ending]};charset=utf-8;base64,{encoded}"
